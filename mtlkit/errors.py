@@ -1,0 +1,137 @@
+"""Every error that mtlkit raises on purpose, and the exit code that the command line gives it.
+
+::
+
+    MtlkitError                 1   a bug in mtlkit, when it is raised as it stands
+    ├── ConfigError             2   the command line or the run configuration; holds every Problem found
+    ├── PluginError             3   a plugin is missing, broken, or broke while it ran
+    ├── DataError               4   the data that a source gave cannot be used
+    ├── CheckpointError         5   a run folder or checkpoint cannot be read back
+    ├── NonFiniteError          6   a loss, gradient or weight is NaN or infinite
+    ├── StorageError            7   reading or writing files failed
+    └── Stopped           130, 143  SIGINT or SIGTERM arrived; the run is saved and can go on
+
+A message says what was wrong, where, what was received, what would work, and which plugin provided it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "MtlkitError",
+    "NonFiniteError",
+    "PluginError",
+    "Problem",
+    "Stopped",
+    "StorageError",
+    "closest",
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a configuration.
+
+    Attributes:
+        what: What is wrong, what was received included, with no full stop at the end.
+        path: The dotted path of the setting, such as ``strategy.name``; empty for the whole document.
+        location: ``file:line:column`` of the offending text, or where else it came from.
+        remedy: What would work, as a sentence or several; may be empty.
+    """
+
+    what: str
+    path: str = ""
+    location: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        where = f" at {self.path}" if self.path else ""
+        if self.location:
+            where += f" ({self.location})"
+        return f"{self.what}{where}." + (f" {self.remedy}" if self.remedy else "")
+
+
+class MtlkitError(Exception):
+    """The root of the tree."""
+
+    exit_code = 1
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what ``--json`` prints."""
+        return {"kind": type(self).__name__, "message": str(self), "exit_code": self.exit_code}
+
+
+class ConfigError(MtlkitError):
+    """The command line or the run configuration cannot be used.
+
+    Args:
+        problems: Every problem that was found, or the message of a single one.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Problem | Iterable[Problem]) -> None:
+        if isinstance(problems, str):
+            problems = Problem(problems.removesuffix("."))
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what ``--json`` prints, with each problem's parts."""
+        return super().to_dict() | {"problems": [asdict(problem) for problem in self.problems]}
+
+
+class PluginError(MtlkitError):
+    """A plugin is missing, broken, or broke while it ran; the message names its distribution."""
+
+    exit_code = 3
+
+
+class DataError(MtlkitError):
+    """The data that a source gave cannot be used."""
+
+    exit_code = 4
+
+
+class CheckpointError(MtlkitError):
+    """A run folder or a checkpoint cannot be read back."""
+
+    exit_code = 5
+
+
+class NonFiniteError(MtlkitError):
+    """A loss, a gradient or a weight is NaN or infinite."""
+
+    exit_code = 6
+
+
+class StorageError(MtlkitError):
+    """Reading or writing files failed."""
+
+    exit_code = 7
+
+
+class Stopped(MtlkitError):  # noqa: N818 - stopping is no error of anybody's
+    """A signal asked the run to stop; it was saved first.
+
+    Args:
+        message: Where the run is and how it goes on.
+        signal_number: The signal that arrived, 2 (SIGINT) or 15 (SIGTERM).
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def closest(word: object, known: Sequence[str], *, kind: str = "Known") -> str:
+    """Return the remedy for an unknown name: the nearest one, if any is near, and all that are known."""
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    guess = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{guess}{kind}: {', '.join(known) if known else 'none'}."
