@@ -1,0 +1,224 @@
+"""RunConfig: the shape of a run configuration.
+
+It knows no plugin: whether a component of that name exists, and which options it takes, is for ``assemble`` to say.
+Every model here forbids unknown keys, is strict about types, and refuses NaN and infinity.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from mtlkit.errors import ConfigError
+from mtlkit.problems import as_json, problems_of
+from mtlkit.yamlfile import Document
+
+__all__ = [
+    "Checkpoints",
+    "Component",
+    "Evaluation",
+    "Run",
+    "RunConfig",
+    "TaskConfig",
+    "Training",
+]
+
+# Not made of dots alone: '.' and '..' are folders that exist.
+RunName = Annotated[str, Field(pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=80)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _named(value: object) -> object:
+    """Let a bare name stand for a component without options: ``strategy: gradnorm``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Section(BaseModel):
+    """What all parts of a configuration have in common."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Component(Section):
+    """A component by name, its options beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[str, Field(min_length=1)]
+    """The component's name: `name`, or `distribution:name` where two distributions offer one name."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+Named = Annotated[Component, BeforeValidator(_named)]
+
+
+class Run(Section):
+    """Where a run is kept, and the seed of all its randomness."""
+
+    name: RunName = "run"
+    """The name of the run's folder: letters, digits, '.', '_' and '-'."""
+    dir: Annotated[str, Field(min_length=1)] = "runs"
+    """The folder that holds the run's folder."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seeds initial weights, the order of rows, dropout, and everything else that is random."""
+
+
+class TaskConfig(Section):
+    """One task: which, with which options, and how much it counts."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """The task's name: `name`, or `distribution:name` where two distributions offer one name."""
+    label: Label | None = None
+    """What the task is called in this run; its short name by default. Lets one task take part twice."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """A constant factor on the weight that the strategy gives; with strategy `fixed` it is the task's alpha."""
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Rows of this task's source in a batch; `training.batch_size` by default. Tasks that share a source share it."""
+    options: dict[str, Any] = {}
+    """The task's own options; `mtlkit show tasks NAME` lists them."""
+
+
+class Training(Section):
+    """How long and how the model is trained."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """Passes over the largest source; smaller ones are drawn on beside it. 10 where `steps` is not given either."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps, instead of epochs."""
+    steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    """Steps that count as an epoch; those of one pass over the largest source by default."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Rows of each source in a batch."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches whose gradients are added up before each step; the strategy weighs each of them."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """The largest norm of the model's gradient; a longer one is scaled down to it."""
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    """The dtype of weights and computation; `bfloat16` computes in it by autocast and keeps float32 weights."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:N` or `mps`."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads; as many as PyTorch takes by itself by default. Another number may round otherwise."""
+    deterministic: bool = True
+    """Use deterministic algorithms only: the same run gives the same bits."""
+    log_every: Annotated[int, Field(ge=1)] = 10
+    """Steps from one step record in metrics.jsonl to the next."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("training takes either epochs or steps, and both are given")
+        return self
+
+
+class Evaluation(Section):
+    """When and on which rows the tasks are evaluated."""
+
+    every: Annotated[int, Field(ge=1)] = 1
+    """Epochs from one evaluation on the validation split to the next."""
+    batch_size: Annotated[int, Field(ge=1)] = 512
+    """Rows in a batch of evaluation."""
+    validation: OpenFraction = 0.1
+    """The fraction of the training rows held out for validation, for a source that has no such split."""
+    test: OpenFraction = 0.2
+    """The fraction of the training rows held out for the test, for a source that has no such split."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seeds which rows are held out; apart from `run.seed`, so that runs of different seeds share their test rows."""
+
+
+class Checkpoints(Section):
+    """When the run is saved, and which weights are its result."""
+
+    every: Annotated[int, Field(ge=1)] = 1
+    """Epochs from one checkpoint to the next."""
+    keep: Annotated[int, Field(ge=1)] = 2
+    """How many of the newest checkpoints stay."""
+    best: Annotated[str, Field(pattern=r"^(loss|last|[A-Za-z0-9_-]+/.+)$")] = "loss"
+    """Which weights are tested: those with the lowest validation `loss` (the mean over tasks of each one's weight times
+    its loss relative to its first evaluation), the `last` ones, or those best by one metric, `TASK/METRIC`."""
+
+
+class _Warmed(Section):
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The fraction of the run in which the learning rate first climbs linearly."""
+
+
+class ConstantSchedule(_Warmed):
+    """The learning rate stays."""
+
+    name: Literal["constant"]
+
+
+class LinearSchedule(_Warmed):
+    """The learning rate falls along a line."""
+
+    name: Literal["linear"]
+    final: Annotated[float, Field(ge=0)] = 0.0
+    """The learning rate at the end, as a factor of the optimizer's."""
+
+
+class CosineSchedule(_Warmed):
+    """The learning rate falls along half a cosine wave (Loshchilov, Hutter, ICLR 2017)."""
+
+    name: Literal["cosine"]
+    final: Annotated[float, Field(ge=0)] = 0.0
+    """The learning rate at the end, as a factor of the optimizer's."""
+
+
+class StepSchedule(_Warmed):
+    """The learning rate drops at milestones."""
+
+    name: Literal["step"]
+    milestones: Annotated[list[OpenFraction], Field(min_length=1)]
+    """Fractions of the run at which the learning rate drops."""
+    gamma: Annotated[float, Field(gt=0)] = 0.1
+    """The factor of each drop."""
+
+
+ScheduleConfig = Annotated[
+    Annotated[ConstantSchedule | LinearSchedule | CosineSchedule | StepSchedule, Field(discriminator="name")],
+    BeforeValidator(_named),
+]
+
+
+class RunConfig(Section):
+    """Everything that a run is made of. Only `tasks` has no default."""
+
+    run: Run = Run()
+    encoder: Named = Component(name="mlp")
+    """The shared encoder, its options beside its name: layers, activation, dropout and so on."""
+    architecture: Named = Component(name="hard-sharing")
+    """How the tasks share encoders."""
+    tasks: Annotated[list[Annotated[TaskConfig, BeforeValidator(_named)]], Field(min_length=1)]
+    """The tasks, any number."""
+    strategy: Named = Component(name="fixed")
+    """What weighs the tasks' losses."""
+    optimizer: Named = Component(name="adamw")
+    """Any optimizer of torch.optim by name, its options beside its name."""
+    schedule: ScheduleConfig = ConstantSchedule(name="constant")
+    """How the learning rate changes over the run."""
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    hooks: list[Annotated[str, Field(min_length=1)]] = []
+    """Plugins that are told of the run's events, by name; `mtlkit list plugins` lists them."""
+
+    @classmethod
+    def from_document(cls, document: Document) -> Self:
+        """Check the shape of a document.
+
+        Raises:
+            ConfigError: With every problem that was found.
+        """
+        try:
+            return cls.model_validate_json(as_json(document.data))
+        except ValidationError as error:
+            raise ConfigError(problems_of(error, document, (), cls)) from None

@@ -1,0 +1,107 @@
+"""Options: the keyword-only signature of a component is the schema of what a configuration may set.
+
+The parameters before them are facts, which the assembly supplies by name. One signature serves both the person who
+writes ``GradNorm(3, alpha=1.0)`` and the one who writes ``strategy: {name: gradnorm, alpha: 1.0}``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from mtlkit.errors import ConfigError, PluginError
+from mtlkit.problems import as_json, problems_of
+from mtlkit.yamlfile import Document, SettingPath
+
+__all__ = ["Signature", "signature_of"]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a component's constructor takes.
+
+    Attributes:
+        facts: The names of the parameters that the assembly supplies, in order.
+        model: A pydantic model of the options.
+    """
+
+    facts: tuple[str, ...]
+    model: type[BaseModel]
+
+    def check(self, options: Mapping[str, object], document: Document, path: SettingPath) -> dict[str, Any]:
+        """Return the options, checked and with every default.
+
+        Raises:
+            ConfigError: With every option that is unknown, missing, or of the wrong type or size.
+        """
+        try:
+            checked = self.model.model_validate_json(as_json(options))
+        except ValidationError as error:
+            raise ConfigError(problems_of(error, document, path, self.model)) from None
+        return {name: getattr(checked, name) for name in self.model.model_fields}
+
+    def plain(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return checked options as plain data, such as YAML can hold."""
+        return self.model.model_construct(**options).model_dump(mode="json")
+
+
+def signature_of(component: type, *, all_options: bool = False) -> Signature:
+    """Derive the schema of a component's options from its constructor.
+
+    Args:
+        component: The class.
+        all_options: Whether parameters that are not keyword-only are options too, but for the first one: as in
+            torch.optim, whose first parameter is what is to be optimised.
+
+    Raises:
+        PluginError: If the signature cannot be a schema.
+    """
+    name = f"{component.__module__}.{component.__qualname__}"
+    constructor: Any = vars(component).get("__init__") or component.__init__  # type: ignore[misc]
+    try:
+        parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        hints = get_type_hints(constructor, include_extras=True)
+    except (TypeError, ValueError, NameError) as error:
+        raise PluginError(f"The constructor of {name} cannot be read as options: {error}.") from error
+    facts: list[str] = []
+    fields: dict[str, Any] = {}
+    for position, parameter in enumerate(parameters):
+        if parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
+            if constructor is object.__init__:
+                continue
+            raise PluginError(
+                f"The constructor of {name} takes *{parameter.name}: options are named one by one, keyword-only, typed "
+                "and with defaults, so that they can be checked."
+            )
+        if parameter.kind is not parameter.KEYWORD_ONLY and not (all_options and position > 0):
+            facts.append(parameter.name)
+            continue
+        if parameter.name not in hints:
+            raise PluginError(f"Option '{parameter.name}' of {name} has no type annotation; options are checked by it.")
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (_plain_annotation(hints[parameter.name]), default)
+    settings = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
+    )
+    try:
+        model = create_model(component.__name__, __config__=settings, **fields)
+    except Exception as error:  # pydantic's own errors here have no common root
+        raise PluginError(f"The options of {name} cannot be checked by their annotations: {error}.") from error
+    return Signature(tuple(facts), model)
+
+
+def _plain_annotation(annotation: Any) -> Any:
+    """Drop tensors from unions, for torch.optim allows `float | Tensor` and a configuration holds no tensor."""
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
+    if origin in {Union, types.UnionType}:
+        kept = [_plain_annotation(a) for a in arguments if getattr(a, "__name__", "") != "Tensor"]
+        return Union[tuple(kept)]  # noqa: UP007
+    if origin is Annotated or not arguments or origin not in {tuple, list}:
+        return annotation
+    return origin[tuple(a if a is ... else _plain_annotation(a) for a in arguments)]
