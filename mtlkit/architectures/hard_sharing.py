@@ -1,0 +1,35 @@
+"""The ``hard-sharing`` architecture: one encoder, the same features for every head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from mtlkit.architectures.base import Architecture
+from mtlkit.encoders.base import Encoder
+
+__all__ = ["HardSharing"]
+
+
+class HardSharing(Architecture):
+    """One encoder for all tasks: z = encoder(x), and head t computes from z (Caruana, Machine Learning 28, 1997).
+
+    Args:
+        make_encoder: Builds the encoder; called once.
+        n_tasks: The number of tasks; any number shares the one encoder.
+    """
+
+    def __init__(self, make_encoder: Callable[[], Encoder], n_tasks: int) -> None:
+        super().__init__()
+        self.encoder = make_encoder()
+        self.features = self.encoder.features
+
+    def forward(self, inputs: Tensor, tasks: Sequence[int]) -> list[Tensor]:
+        return [self.encoder(inputs)] * len(tasks)
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        return list(self.encoder.parameters())
+
+    def last_shared_layer(self) -> nn.Module:
+        return self.encoder.last_layer()

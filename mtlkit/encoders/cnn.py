@@ -1,0 +1,84 @@
+"""The ``cnn`` encoder: convolutional stages over an image, then one linear layer to the features."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtlkit.encoders.base import Encoder
+from mtlkit.layers import Activation, Fraction, Positive, dense
+from mtlkit.layers import activation as activation_layer
+from mtlkit.specs import FeatureSpec, InputSpec
+
+__all__ = ["CNN"]
+
+IMAGE_DIMENSIONS = 3  # channels, height, width
+
+
+class CNN(Encoder):
+    """Convolutional stages over an image, then one linear layer to the features.
+
+    A stage is convolution, normalisation, activation, and max-pooling by 2 while the image is larger than 2 pixels
+    on both sides. The default normalisation is over groups of channels: batch statistics would mix the rows of
+    sources that pass through the encoder one after another.
+
+    Args:
+        inputs: The shape of one row: channels, height, width.
+        channels: The number of channels of each stage.
+        kernel: The side of the convolution kernels, in pixels; odd, so that a convolution keeps the size.
+        norm: What normalises after each convolution: ``group``, ``batch`` or ``none``.
+        layers: The widths of the linear layers that follow; the last one is the number of features.
+        activation: What follows each stage and each linear layer.
+        dropout: The probability of dropping a unit after each linear layer, in [0, 1).
+
+    Raises:
+        ValueError: If a row is not an image, or the kernel's side is even.
+    """
+
+    def __init__(
+        self,
+        inputs: InputSpec,
+        *,
+        channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64),
+        kernel: Positive = 3,
+        norm: Literal["group", "batch", "none"] = "group",
+        layers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128,),
+        activation: Activation = "relu",
+        dropout: Fraction = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(inputs.shape) != IMAGE_DIMENSIONS:
+            raise ValueError(
+                f"cnn takes images of shape (channels, height, width), and a row here has shape {inputs.shape}; "
+                "the mlp encoder takes rows of any shape"
+            )
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, so that a convolution keeps the image's size; received {kernel}")
+        before, height, width = inputs.shape
+        stages: list[nn.Module] = []
+        for after in channels:
+            stages += [nn.Conv2d(before, after, kernel, padding=kernel // 2), _norm(norm, after)]
+            stages.append(activation_layer(activation))
+            if min(height, width) > 2:  # noqa: PLR2004
+                stages.append(nn.MaxPool2d(2))
+                height, width = height // 2, width // 2
+            before = after
+        self.stages = nn.Sequential(*stages)
+        self.layers = dense(before * height * width, layers, activation_name=activation, dropout=dropout)
+        self.features = FeatureSpec((layers[-1],))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        images: Tensor = self.stages(inputs)  # [B, C, H, W]
+        features: Tensor = self.layers(images.flatten(1))  # [B, D]
+        return features
+
+
+def _norm(name: str, channels: int) -> nn.Module:
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
+    if name == "group":
+        return nn.GroupNorm(math.gcd(8, channels), channels)
+    return nn.Identity()

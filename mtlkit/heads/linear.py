@@ -1,0 +1,27 @@
+"""The linear head: one matrix from the features to the outputs."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mtlkit.specs import FeatureSpec
+
+__all__ = ["Linear"]
+
+
+class Linear(nn.Module):
+    """One linear layer over the flattened features.
+
+    Args:
+        features: The shape of one row of features.
+        outputs: The number of outputs: classes, or regressed values.
+    """
+
+    def __init__(self, features: FeatureSpec, outputs: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(features.size, outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn features ``[B, *features.shape]`` into outputs ``[B, outputs]``."""
+        outputs: Tensor = self.output(features.flatten(1))
+        return outputs

@@ -1,0 +1,143 @@
+"""Task, Source and Split: what a task author implements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from mtlkit.errors import DataError
+from mtlkit.specs import FeatureSpec, InputSpec
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+__all__ = ["LossKind", "Source", "Split", "Task"]
+
+LossKind = Literal["classification", "regression", "laplace", "other"]
+"""What a loss is the negative log-likelihood of, up to a scale.
+
+``classification``: categorical (cross-entropy); ``regression``: Gaussian (squared error); ``laplace``: Laplace
+(absolute error); ``other``: none of these.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows in memory: the inputs, and one column of targets for each task that the rows have labels for.
+
+    NumPy arrays are taken as they are, without a copy; anything else goes through ``torch.as_tensor``.
+
+    Attributes:
+        inputs: The rows ``[N, *]``.
+        targets: Columns ``[N, *]`` by name. A row has no label for a task where a floating-point target is NaN, or
+            an integer target is the task's ``missing`` marker.
+
+    Raises:
+        DataError: If there is no row, or a column has another number of rows than the inputs.
+    """
+
+    inputs: Tensor
+    targets: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", torch.as_tensor(self.inputs))
+        object.__setattr__(self, "targets", {name: torch.as_tensor(c) for name, c in self.targets.items()})
+        if self.inputs.ndim == 0 or len(self.inputs) == 0:
+            raise DataError(f"A split needs at least one row; its inputs have shape {tuple(self.inputs.shape)}.")
+        for name, column in self.targets.items():
+            if column.ndim == 0 or len(column) != len(self.inputs):
+                raise DataError(
+                    f"Target column '{name}' has shape {tuple(column.shape)}, and the inputs have {len(self.inputs)} "
+                    "rows: every column needs one entry for each row."
+                )
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def row(self) -> InputSpec:
+        """The shape of one input row."""
+        return InputSpec(tuple(self.inputs.shape[1:]))
+
+    def take(self, rows: Tensor) -> Self:
+        """Return these rows, in this order: a batch is a small split."""
+        return type(self)(self.inputs[rows], {name: column[rows] for name, column in self.targets.items()})
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """Return the split on a device, its floating-point columns in `dtype` and its integer targets in int64."""
+        inputs = self.inputs.to(device, dtype) if self.inputs.is_floating_point() else self.inputs.to(device)
+        targets = {
+            name: column.to(device, dtype if column.is_floating_point() else torch.int64)
+            for name, column in self.targets.items()
+        }
+        return type(self)(inputs, targets)
+
+
+class Source(ABC):
+    """Where rows come from.
+
+    Tasks whose sources are equal share one batch and one pass through the encoder. Two sources are equal when they are
+    of one class and hold equal values, so a source is best a frozen dataclass whose fields are what its rows depend on.
+    """
+
+    @abstractmethod
+    def splits(self) -> Mapping[str, Split]:
+        """Load the rows.
+
+        Returns:
+            ``train``, and where the source has its own, ``validation`` and ``test``; what is missing is carved from
+            ``train`` by seed. The same source returns the same rows each time, and leaves global random state alone.
+        """
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    __hash__: ClassVar[Any] = None  # equality is by value, and the values need not be hashable
+
+
+class Task(ABC):
+    """What is to be learned: a dataset, a head and a loss.
+
+    The docstring's first line is the summary that ``mtlkit list tasks`` shows. The constructor's keyword-only
+    parameters, typed and with defaults, are the options that a configuration may set.
+
+    Attributes:
+        loss_kind: What the loss is the negative log-likelihood of; uncertainty weighting needs to know.
+        target: The name of the source's target column that this task learns.
+        n_classes: The number of classes where the task is a classification.
+        missing: The integer that marks a row without a label; floating-point targets use NaN.
+    """
+
+    loss_kind: LossKind = "other"
+    target: str = "target"
+    n_classes: int | None = None
+    missing: int = -100
+
+    @abstractmethod
+    def source(self) -> Source:
+        """Return where the rows come from."""
+
+    @abstractmethod
+    def head(self, features: FeatureSpec) -> nn.Module:
+        """Return a new module from features ``[B, *features.shape]`` to this task's output."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss over the rows given, a scalar; only rows with a label are given."""
+
+    @abstractmethod
+    def metrics(self) -> Mapping[str, Metric]:
+        """Return torchmetrics objects by name, updated with (output, target).
+
+        The first is the headline; its ``higher_is_better`` gives the direction.
+        """
+
+    def labelled(self, target: Tensor) -> Tensor:
+        """Return which rows of `target` ``[B, *]`` have a label, as booleans ``[B]``."""
+        present = ~target.isnan() if target.is_floating_point() else target != self.missing
+        return present if present.ndim == 1 else present.flatten(1).all(1)
