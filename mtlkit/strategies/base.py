@@ -1,0 +1,95 @@
+"""What every loss-weighting strategy is.
+
+Letters in this package: T tasks in all, K tasks present in the step, P shared parameters; L the losses ``[K]``; g_i the
+gradient of L_i over the place that the strategy names; M the Gram matrix of the g_i, ``[K, K]``.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Needs", "Over", "Strategy", "Weighting"]
+
+
+class Needs(enum.Enum):
+    """The least that a strategy has to be given, from nothing more upwards."""
+
+    LOSSES = "losses"
+    """The losses alone: one plain backward."""
+
+    GRAMIAN = "gramian"
+    """The inner products of the per-task gradients too."""
+
+
+class Over(enum.Enum):
+    """Where the per-task gradients are taken."""
+
+    LAST_SHARED = "last-shared"
+    """At the weights of the last shared layer: K weight gradients of that one layer."""
+
+    FEATURES = "features"
+    """At the features: no more than the heads' backward that is needed anyway."""
+
+    PARAMETERS = "parameters"
+    """At all shared parameters: a backward through the encoder for each task."""
+
+
+class Weighting(NamedTuple):
+    """What a strategy answers.
+
+    Attributes:
+        weights: One weight for each task present ``[K]``. Where it depends on parameters of the strategy, their
+            gradient is that of ``sum(weights * losses) + penalty``, the losses held constant.
+        penalty: A scalar of the strategy's own that its parameters also pay.
+    """
+
+    weights: Tensor
+    penalty: Tensor | float = 0.0
+
+
+class Strategy(nn.Module):
+    """The base class of loss-weighting strategies.
+
+    A subclass takes ``n_tasks`` first, then whichever facts about the tasks it needs, by these names: ``loss_kinds``,
+    a sequence of :data:`~mtlkit.task.LossKind`, and ``n_classes``, a sequence of numbers or None. Then its options,
+    keyword-only, typed and with defaults. All its state lives in parameters and buffers, so that a checkpoint holds it;
+    float64 is the dtype for them, since they are T numbers and a gradient's square is soon out of float32.
+
+    Attributes:
+        needs: The least that :meth:`weights` has to be given.
+        over: Where the gradients behind the Gram matrix are taken; None where none are needed.
+    """
+
+    needs: ClassVar[Needs] = Needs.LOSSES
+    over: ClassVar[Over | None] = None
+
+    def __init__(self, n_tasks: int) -> None:
+        if n_tasks < 1:
+            raise ValueError(f"n_tasks must be at least 1; received {n_tasks}")
+        super().__init__()
+        self.n_tasks = n_tasks
+
+    def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
+        """Weigh the losses of one step.
+
+        It is asked once for each backward pass, and in training mode an adaptive strategy updates its state here.
+
+        Args:
+            losses: The losses of the tasks present ``[K]``, detached, in float64.
+            gramian: The inner products of their gradients ``[K, K]``, in float64, where :attr:`needs` asks for them.
+            tasks: The indices of the tasks present ``[K]``; None where all are. The state of the others is left alone.
+        """
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return optimizer groups for the parameters that are learned along with the model's; none decays."""
+        parameters = list(self.parameters())
+        return [{"params": parameters, "weight_decay": 0.0}] if parameters else []
+
+    def _present(self, tasks: Tensor | None, like: Tensor) -> Tensor:
+        """Return the indices of the tasks present ``[K]``."""
+        return torch.arange(self.n_tasks, device=like.device) if tasks is None else tasks

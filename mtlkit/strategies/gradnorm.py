@@ -1,0 +1,136 @@
+"""The ``gradnorm`` strategy: weights that make the tasks learn at like rates.
+
+>>> losses, gramian = torch.tensor([0.7, 3.0]).double(), torch.eye(2).double()
+>>> GradNorm(2).weights(losses, gramian).weights.tolist()
+[1.0, 1.0]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
+
+__all__ = ["GradNorm"]
+
+_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # Adam's defaults (Kingma, Ba, ICLR 2015)
+_FLOOR = 1e-3  # the least weight: at 0 a task would be off for good, below 0 its loss would be climbed
+
+
+class GradNorm(Strategy):
+    """Gradient normalisation (Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018, section 3 and algorithm 1).
+
+    With g_i = ||grad_W L_i|| over W, the weights of the last shared layer, G_i = w_i g_i, and the inverse training rate
+    r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0)), the weights descend on
+
+        L_grad = sum_i |G_i - stopgrad(mean_j(G_j) r_i^alpha)|        (equation 2)
+
+    whose gradient with respect to w_i is sign(G_i - target_i) g_i, so no second derivative is taken. After each step
+    w <- T w / sum(w). The model, heads included, sees the weights as they were before the step, as constants.
+
+    Departures from the paper, each where it is silent: a difference within rounding of its target counts as none, so
+    that Adam does not amplify rounding into steps; a weight that would fall below 0.001 stays there; negative losses,
+    for which r_i^alpha has no meaning, count as 0. With tasks absent, the sum over those present is what is kept.
+
+    Args:
+        n_tasks: The number of tasks.
+        n_classes: The number of classes of each task; None for one that is no classification. Only
+            ``initial_loss="log-classes"`` needs it.
+        alpha: The asymmetry, the pull towards equal training rates.
+        lr: The learning rate of the weights.
+        optimizer: How the weights descend: ``adam``, or ``sgd`` for plain gradient steps.
+        initial_loss: What L_i(0) is: the ``first`` loss seen, or ``log-classes``, the loss log C of a uniform guess,
+            for the tasks that are classifications (section 3.2).
+    """
+
+    needs: ClassVar[Needs] = Needs.GRAMIAN
+    over: ClassVar[Over | None] = Over.LAST_SHARED
+
+    task_weights: Tensor  # [T]
+    initial: Tensor  # [T] L_i(0); NaN until it is known
+    adam_steps: Tensor  # [T]
+    adam_mean: Tensor  # [T]
+    adam_square: Tensor  # [T]
+
+    def __init__(
+        self,
+        n_tasks: int,
+        n_classes: Sequence[int | None] | None = None,
+        *,
+        alpha: Annotated[float, Field(ge=0)] = 1.5,
+        lr: Annotated[float, Field(gt=0)] = 0.025,
+        optimizer: Literal["adam", "sgd"] = "adam",
+        initial_loss: Literal["first", "log-classes"] = "first",
+    ) -> None:
+        super().__init__(n_tasks)
+        self.alpha, self.lr, self.optimizer = alpha, lr, optimizer
+        self.register_buffer("task_weights", torch.ones(n_tasks, dtype=torch.float64))
+        self.register_buffer("initial", _initial_losses(n_tasks, n_classes, initial_loss))
+        for name in ("adam_steps", "adam_mean", "adam_square"):
+            self.register_buffer(name, torch.zeros(n_tasks, dtype=torch.float64))
+
+    def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
+        if gramian is None:
+            raise ValueError("gradnorm needs the Gram matrix of the tasks' gradients")
+        present = self._present(tasks, losses)
+        before = self.task_weights[present]  # [K], a copy: what the model sees in this step
+        if self.training:
+            norms = gramian.diagonal().clamp(min=0).sqrt()  # [K]
+            self.task_weights[present] = self._descend(before, losses, norms, present)
+        return Weighting(before)
+
+    def balance_gradient(self, weights: Tensor, losses: Tensor, norms: Tensor, initial: Tensor) -> Tensor:
+        """Return the gradient of L_grad with respect to the weights ``[K]``.
+
+        Args:
+            weights: w ``[K]``.
+            losses: L ``[K]``.
+            norms: ||grad_W L_i|| ``[K]``, unweighted.
+            initial: L(0) ``[K]``.
+        """
+        smallest = torch.finfo(weights.dtype).tiny
+        rates = losses.clamp(min=0) / initial.clamp(min=smallest)  # [K]
+        mean = rates.mean()
+        inverse_rates = rates / mean if mean > 0 else torch.ones_like(rates)
+        weighted = weights * norms
+        target = weighted.mean() * inverse_rates**self.alpha
+        difference = weighted - target
+        rounding = 4 * len(weights) * torch.finfo(weights.dtype).eps * torch.maximum(weighted, target)
+        sign = torch.where(difference.abs() <= rounding, 0, difference.sign())
+        return sign * norms
+
+    @torch.no_grad()
+    def _descend(self, weights: Tensor, losses: Tensor, norms: Tensor, present: Tensor) -> Tensor:
+        if not (losses.isfinite().all() and norms.isfinite().all()):
+            return weights  # nothing can be learned from such a step, and the state must not be poisoned by it
+        initial = self.initial[present]
+        initial = torch.where(initial.isnan(), losses, initial)
+        self.initial[present] = initial
+        gradient = self.balance_gradient(weights, losses, norms, initial)
+        descended = (weights - self._step(gradient, present)).clamp(min=_FLOOR)
+        return descended * (weights.sum() / descended.sum())
+
+    def _step(self, gradient: Tensor, present: Tensor) -> Tensor:
+        if self.optimizer == "sgd":
+            return self.lr * gradient
+        steps = self.adam_steps[present] + 1
+        mean = _BETA1 * self.adam_mean[present] + (1 - _BETA1) * gradient
+        square = _BETA2 * self.adam_square[present] + (1 - _BETA2) * gradient**2
+        self.adam_steps[present], self.adam_mean[present], self.adam_square[present] = steps, mean, square
+        return self.lr * (mean / (1 - _BETA1**steps)) / ((square / (1 - _BETA2**steps)).sqrt() + _EPS)
+
+
+def _initial_losses(n_tasks: int, n_classes: Sequence[int | None] | None, initial_loss: str) -> Tensor:
+    if initial_loss == "first":
+        return torch.full((n_tasks,), math.nan, dtype=torch.float64)
+    if n_classes is None or len(n_classes) != n_tasks or not any(n_classes):
+        raise ValueError(
+            "initial_loss 'log-classes' needs the number of classes of at least one task; a Task says it as n_classes"
+        )
+    return torch.tensor([math.log(count) if count else math.nan for count in n_classes], dtype=torch.float64)
