@@ -1,0 +1,134 @@
+"""Experiment: everything that a run is made of, built and ready to train. The engine is handed one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtlkit.data.stream import Stream
+from mtlkit.errors import MtlkitError, PluginError
+from mtlkit.model import MultiTaskModel
+from mtlkit.schedule import Schedule
+from mtlkit.strategies.base import Strategy
+from mtlkit.task import Split, Task
+
+__all__ = ["BoundTask", "Experiment", "Plan", "SourceGroup"]
+
+
+@dataclass(frozen=True)
+class BoundTask:
+    """A task as it takes part in a run.
+
+    Attributes:
+        label: What the run calls it.
+        task: The task.
+        weight: A constant factor on the strategy's weight.
+        provider: Which distribution and entry point it came from, for errors.
+    """
+
+    label: str
+    task: Task
+    weight: float = 1.0
+    provider: str = "given in Python"
+
+    @contextmanager
+    def blame(self, part: str, *tensors: tuple[str, Tensor]) -> Iterator[None]:
+        """Turn whatever the task's own code raises into a PluginError that says whose it is and what it was given."""
+        try:
+            yield
+        except (MtlkitError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            shapes = "".join(f" {name} of shape {tuple(t.shape)} and dtype {t.dtype}." for name, t in tensors)
+            raise PluginError(
+                f"The {part} of task '{self.label}' failed ({self.provider}): {type(error).__name__}: "
+                f"{str(error).rstrip('.')}.{shapes}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class SourceGroup:
+    """A source, and the tasks that share its batches.
+
+    Attributes:
+        tasks: The indices of the tasks.
+        splits: The rows: train, validation and test.
+        stream: The training batches.
+        complete: Whether every training row has a label for every one of these tasks.
+    """
+
+    tasks: tuple[int, ...]
+    splits: Mapping[str, Split]
+    stream: Stream
+    complete: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The numbers that the loop goes by.
+
+    Attributes:
+        steps: Optimizer steps in all.
+        steps_per_epoch: Steps in one pass over the largest source.
+        accumulate: Backward passes in a step.
+        clip_norm: The largest norm of the model's gradient, or None.
+        autocast: The dtype to compute in by autocast, or None.
+        log_every: Steps from one step record to the next.
+        evaluate_every: Steps from one evaluation to the next.
+        evaluation_batch_size: Rows in a batch of evaluation.
+        checkpoint_every: Steps from one checkpoint to the next.
+        keep: How many checkpoints stay.
+        best: Which weights are the result: ``loss``, ``last``, or ``TASK/METRIC``.
+        deterministic: Whether to use deterministic algorithms only.
+        threads: CPU threads, or None for as many as there are.
+        seed: Seeds dropout, and whatever else is random in the loop.
+    """
+
+    steps: int
+    steps_per_epoch: int
+    accumulate: int = 1
+    clip_norm: float | None = None
+    autocast: torch.dtype | None = None
+    log_every: int = 10
+    evaluate_every: int
+    evaluation_batch_size: int = 512
+    checkpoint_every: int
+    keep: int = 2
+    best: str = "loss"
+    deterministic: bool = True
+    threads: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that a run is made of.
+
+    Attributes:
+        model: The encoder, the architecture and the heads.
+        tasks: The tasks, in the order of the model's labels.
+        groups: The sources, each with its tasks; every task is in exactly one.
+        strategy: What weighs the losses.
+        optimizer: It holds the parameters of the model and of the strategy.
+        schedule: The learning rates over the run.
+        plan: How long, how often.
+        device: Where the model and the rows are.
+    """
+
+    model: MultiTaskModel
+    tasks: Sequence[BoundTask]
+    groups: Sequence[SourceGroup]
+    strategy: Strategy
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    plan: Plan
+    device: torch.device
+
+    @property
+    def labels(self) -> list[str]:
+        """The tasks' labels, in order."""
+        return [bound.label for bound in self.tasks]
