@@ -1,0 +1,160 @@
+"""Checkpoints: folders of safetensors and JSON with a manifest of hashes. There is no pickle, so none can run code.
+
+``weights.safetensors`` holds the model, ``state.safetensors`` and ``state.json`` everything else that the run needs to
+go on bit for bit, ``manifest.json`` the schema version, the step, and the SHA-256 of each file. A checkpoint is written
+to a temporary sibling and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mtlkit.engine.storage import storage_errors, sync
+from mtlkit.errors import CheckpointError
+
+__all__ = ["SCHEMA_VERSION", "load_state", "load_weights", "save", "verify"]
+
+SCHEMA_VERSION = 1
+
+
+def save(folder: Path, *, step: int, model: nn.Module, state: Mapping[str, Any] | None = None) -> None:
+    """Write a checkpoint, in place of an older one of the same name.
+
+    Args:
+        folder: Where it will be.
+        step: The step it was taken at.
+        model: What the weights are of.
+        state: What else is to be kept: nested dicts, lists and tuples of tensors, numbers, strings and None.
+
+    Raises:
+        StorageError: If it cannot be written; an older one of the same name is then untouched.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    with storage_errors("write the checkpoint"):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            save_file(_separate(model.state_dict()), temporary / "weights.safetensors")
+            if state is not None:
+                tensors: dict[str, Tensor] = {}
+                plain = _pack(state, "", tensors)
+                save_file(_separate(tensors), temporary / "state.safetensors")
+                (temporary / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+            hashes = {path.name: _hash(path) for path in sorted(temporary.iterdir())}
+            manifest = {"schema_version": SCHEMA_VERSION, "step": step, "sha256": hashes}
+            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            for path in temporary.iterdir():
+                sync(path)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+            sync(folder.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def verify(folder: Path) -> int:
+    """Check that a checkpoint is whole, and return the step it was taken at.
+
+    Raises:
+        CheckpointError: If it is not, naming the file and what is wrong with it.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        version, step, hashes = manifest["schema_version"], int(manifest["step"]), dict(manifest["sha256"])
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {folder / 'manifest.json'}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'manifest.json'} is no manifest: {error!r}.") from error
+    if version != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{folder} has schema version {version}, and this mtlkit reads version {SCHEMA_VERSION}. Use the mtlkit "
+            "that wrote it, which the run's environment.json names."
+        )
+    for name, expected in hashes.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise CheckpointError(f"{path} is missing from the checkpoint.")
+        if _hash(path) != expected:
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in manifest.json.")
+    return step
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Load a verified checkpoint's weights into a model.
+
+    Raises:
+        CheckpointError: If they are not this model's.
+    """
+    path = folder / "weights.safetensors"
+    try:
+        weights = load_file(path)
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit this model: {error}") from error
+
+
+def load_state(folder: Path) -> Any:
+    """Return what :func:`save` was given as `state`.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    try:
+        tensors = load_file(folder / "state.safetensors")
+        return _unpack(json.loads((folder / "state.json").read_text(encoding="utf-8")), tensors)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"The state in {folder} cannot be read: {error}.") from error
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies that share no memory, which is what the format takes."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+# JSON has no tuples, no tensors, and no dicts with integer keys, all of which optimizers keep in their state: each is
+# written as a mapping with one key that starts with '$'.
+
+
+def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value
+        return {"$tensor": path}
+    if isinstance(value, Mapping):
+        items = [[key, _pack(item, f"{path}/{key}", tensors)] for key, item in value.items()]
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return dict(items)
+        return {"$items": items}
+    if isinstance(value, tuple):
+        return {"$tuple": [_pack(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]}
+    if isinstance(value, list):
+        return [_pack(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
+    return value
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tensor" in value:
+        return tensors[value["$tensor"]]
+    if "$tuple" in value:
+        return tuple(_unpack(value["$tuple"], tensors))
+    if "$items" in value:
+        return {key: _unpack(item, tensors) for key, item in value["$items"]}
+    return {key: _unpack(item, tensors) for key, item in value.items()}

@@ -1,0 +1,64 @@
+"""Evaluate every task on a split."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from mtlkit.engine.events import TaskResult
+from mtlkit.engine.forward import forward
+from mtlkit.experiment import Experiment, SourceGroup
+
+__all__ = ["evaluate"]
+
+
+@torch.no_grad()
+def evaluate(experiment: Experiment, split: str) -> dict[str, TaskResult]:
+    """Return every task's loss and metrics on one split, in the order of the tasks.
+
+    Args:
+        experiment: The model and the data.
+        split: ``train``, ``validation`` or ``test``.
+
+    Raises:
+        PluginError: If a task's own code fails.
+    """
+    training = experiment.model.training
+    experiment.model.eval()
+    try:
+        results: dict[int, TaskResult] = {}
+        for group in experiment.groups:
+            results |= _evaluate_group(experiment, group, split)
+    finally:
+        experiment.model.train(training)
+    return {bound.label: results[index] for index, bound in enumerate(experiment.tasks)}
+
+
+def _evaluate_group(experiment: Experiment, group: SourceGroup, split: str) -> dict[int, TaskResult]:
+    rows = group.splits[split]
+    metrics = {}
+    for index in group.tasks:
+        bound = experiment.tasks[index]
+        with bound.blame("metrics"):
+            metrics[index] = {name: m.to(experiment.device) for name, m in bound.task.metrics().items()}
+    sums = dict.fromkeys(group.tasks, 0.0)
+    counts = dict.fromkeys(group.tasks, 0)
+    for chosen in torch.arange(len(rows), device=experiment.device).split(experiment.plan.evaluation_batch_size):
+        for made in forward(experiment, group, rows.take(chosen), complete=False):
+            bound = experiment.tasks[made.task]
+            count = len(made.target)
+            sums[made.task] += made.loss.item() * count
+            counts[made.task] += count
+            for name, metric in metrics[made.task].items():
+                with bound.blame(f"metric '{name}'", ("Head output", made.output), ("Target", made.target)):
+                    metric.update(made.output.float(), made.target)
+    results = {}
+    for index in group.tasks:
+        values = {}
+        for name, metric in metrics[index].items():
+            with experiment.tasks[index].blame(f"metric '{name}'"):
+                values[name] = float(metric.compute()) if counts[index] else math.nan
+        loss = sums[index] / counts[index] if counts[index] else math.nan
+        results[index] = TaskResult(loss, values, counts[index])
+    return results

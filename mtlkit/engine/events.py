@@ -1,0 +1,96 @@
+"""What happens in a run, as values; a listener is any function that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "CheckpointWritten",
+    "EvaluationFinished",
+    "Event",
+    "Listener",
+    "RunFinished",
+    "RunStarted",
+    "StepFinished",
+    "StepRecorded",
+    "TaskResult",
+]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How one task fares on one split.
+
+    Attributes:
+        loss: The mean loss over the rows with a label.
+        metrics: The metrics by name; the first is the headline.
+        rows: How many rows had a label.
+    """
+
+    loss: float
+    metrics: Mapping[str, float]
+    rows: int
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """A run starts, or goes on from the step it was saved at."""
+
+    folder: Path
+    labels: Sequence[str]
+    step: int
+    steps: int
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class StepFinished:
+    """A step was taken. It holds nothing that would have to be fetched from a GPU."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class StepRecorded:
+    """What went to metrics.jsonl for one step, by task label; a task that was absent is left out."""
+
+    step: int
+    learning_rate: float
+    losses: Mapping[str, float]
+    weights: Mapping[str, float]
+    weighted_losses: Mapping[str, float]
+    gradient_norms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluationFinished:
+    """All tasks were evaluated on one split."""
+
+    step: int
+    epoch: float
+    split: str
+    results: Mapping[str, TaskResult]
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class CheckpointWritten:
+    """The run was saved."""
+
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """The run is over; the results are those of the best weights on the test split."""
+
+    folder: Path
+    best_step: int
+    results: Mapping[str, TaskResult]
+
+
+Event = RunStarted | StepFinished | StepRecorded | EvaluationFinished | CheckpointWritten | RunFinished
+Listener = Callable[[Event], None]

@@ -1,0 +1,75 @@
+"""One batch through the model: features, outputs and losses for the tasks that have labels in it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mtlkit.errors import PluginError
+from mtlkit.experiment import BoundTask, Experiment, SourceGroup
+from mtlkit.task import Split
+
+__all__ = ["TaskBatch", "forward"]
+
+
+class TaskBatch(NamedTuple):
+    """What one task made of one batch, on the rows that have a label for it.
+
+    Attributes:
+        task: The index of the task.
+        features: The features of all rows in the batch, as the architecture gave them.
+        output: What the head made of the labelled rows.
+        target: Their targets.
+        loss: The mean loss over them, a scalar.
+    """
+
+    task: int
+    features: Tensor
+    output: Tensor
+    target: Tensor
+    loss: Tensor
+
+
+def forward(experiment: Experiment, group: SourceGroup, batch: Split, *, complete: bool) -> list[TaskBatch]:
+    """Run one batch through the encoder once, and through the head and loss of each task that has labels in it.
+
+    Args:
+        experiment: The model and the tasks.
+        group: The tasks that share the batch.
+        batch: The rows.
+        complete: Whether every row is known to have a label for every task, so that none need be looked for.
+
+    Raises:
+        PluginError: If a head or loss fails, or a loss is no scalar.
+    """
+    with torch.autocast(experiment.device.type, experiment.plan.autocast, enabled=experiment.plan.autocast is not None):
+        features = experiment.model.architecture(batch.inputs, group.tasks)
+        made: list[TaskBatch] = []
+        for index, z in zip(group.tasks, features, strict=True):
+            bound = experiment.tasks[index]
+            target = batch.targets[bound.task.target]
+            rows = z
+            if not complete:
+                labelled = bound.task.labelled(target)
+                if not labelled.any():
+                    continue  # absent, which is not a loss of zero
+                rows, target = z[labelled], target[labelled]
+            with bound.blame("head", ("Features", rows)):
+                output = experiment.model.head(bound.label)(rows)
+            made.append(TaskBatch(index, z, output, target, _loss(bound, output, target)))
+        return made
+
+
+def _loss(bound: BoundTask, output: Tensor, target: Tensor) -> Tensor:
+    loss: Any
+    with bound.blame("loss", ("Head output", output), ("Target", target)):
+        loss = bound.task.loss(output, target)
+    if isinstance(loss, Tensor) and loss.ndim == 0:
+        return loss
+    received = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+    raise PluginError(
+        f"The loss of task '{bound.label}' must be a scalar, the mean over the rows; received {received} "
+        f"({bound.provider})."
+    )

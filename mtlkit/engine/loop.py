@@ -1,0 +1,160 @@
+"""The training loop: measure what the strategy needs, ask for weights, one weighted backward, step, record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mtlkit.engine import checkpoint
+from mtlkit.engine.evaluate import evaluate
+from mtlkit.engine.events import (
+    CheckpointWritten,
+    EvaluationFinished,
+    Listener,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    StepRecorded,
+    TaskResult,
+)
+from mtlkit.engine.forward import forward
+from mtlkit.engine.progress import Progress
+from mtlkit.engine.run import RunFolder
+from mtlkit.engine.stopping import StopRequest
+from mtlkit.errors import DataError, NonFiniteError, Stopped
+from mtlkit.experiment import Experiment
+from mtlkit.gradients import Measurement, backward
+
+__all__ = ["fit"]
+
+
+def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopRequest) -> dict[str, TaskResult]:
+    """Train to the end of the plan, from where the run was saved last, and test the best weights once.
+
+    Raises:
+        Stopped: If `stop` was requested; the step was finished and the run saved.
+        NonFiniteError: If a loss is NaN or infinite.
+    """
+    plan, model = experiment.plan, experiment.model
+    progress = Progress.restore(experiment, run)
+    emit(RunStarted(run.path, experiment.labels, progress.step, plan.steps, plan.steps_per_epoch))
+    model.train()
+    experiment.strategy.train()
+    while progress.step < plan.steps:
+        started = time.perf_counter()
+        rate = _set_learning_rates(experiment, progress.step)
+        passes = [_forward_backward(experiment, progress.step) for _ in range(plan.accumulate)]
+        if plan.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
+        experiment.optimizer.step()
+        experiment.optimizer.zero_grad()
+        progress.step += 1
+        emit(StepFinished(progress.step))
+        if progress.step % plan.log_every == 0 or progress.step == plan.steps:
+            record = _record(experiment, progress.step, rate, passes)
+            run.append("metrics.jsonl", {"event": "step", **vars(record)})
+            run.append("timings.jsonl", {"step": progress.step, "seconds": time.perf_counter() - started})
+            emit(record)
+        if progress.step % plan.evaluate_every == 0 or progress.step == plan.steps:
+            _evaluate(experiment, run, progress, emit)
+        if progress.step % plan.checkpoint_every == 0 or progress.step == plan.steps or stop:
+            folder = run.save(progress.step, model, progress.state(experiment, run), keep=plan.keep)
+            emit(CheckpointWritten(progress.step, folder))
+        if stop and progress.step < plan.steps:
+            where = f"Stopped after step {progress.step} of {plan.steps}; the run is saved in {run.path}."
+            raise Stopped(where, stop.signal_number or 0)
+    return _test(experiment, run, progress, emit)
+
+
+def _set_learning_rates(experiment: Experiment, step: int) -> float:
+    factor = experiment.schedule.factor(step, experiment.plan.steps)
+    for group in experiment.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    return float(experiment.optimizer.param_groups[0]["lr"])
+
+
+def _forward_backward(experiment: Experiment, step: int) -> tuple[list[int], Measurement]:
+    """Draw a batch of every source and backpropagate the weighted losses; return which tasks took part."""
+    made = []
+    for group in experiment.groups:
+        made += forward(experiment, group, group.stream.next(), complete=group.complete)
+    if not made:
+        raise DataError(
+            f"No task has a labelled row in the batches of step {step + 1}; a larger batch_size would help."
+        )
+    made.sort(key=lambda each: each.task)
+    tasks = [each.task for each in made]
+    try:
+        measurement = backward(
+            {experiment.tasks[each.task].label: each.loss for each in made},
+            strategy=experiment.strategy,
+            features=[each.features for each in made],
+            shared=experiment.model.architecture,
+            preference=torch.tensor([experiment.tasks[task].weight for task in tasks], dtype=torch.float64),
+            tasks=None if len(tasks) == len(experiment.tasks) else torch.tensor(tasks),
+            scale=1 / experiment.plan.accumulate,
+        )
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error} It was found before step {step + 1}; the weights are as they were.") from None
+    return tasks, measurement
+
+
+def _record(
+    experiment: Experiment, step: int, rate: float, passes: list[tuple[list[int], Measurement]]
+) -> StepRecorded:
+    """Average what the passes of one step saw, task by task."""
+
+    def mean(values: Mapping[int, list[float]]) -> dict[str, float]:
+        return {experiment.tasks[task].label: sum(each) / len(each) for task, each in sorted(values.items())}
+
+    losses: dict[int, list[float]] = {}
+    weights: dict[int, list[float]] = {}
+    weighted: dict[int, list[float]] = {}
+    norms: dict[int, list[float]] = {}
+    for tasks, measured in passes:
+        for task, loss, weight in zip(tasks, measured.losses.tolist(), measured.weights.tolist(), strict=True):
+            losses.setdefault(task, []).append(loss)
+            weights.setdefault(task, []).append(weight)
+            weighted.setdefault(task, []).append(weight * loss)
+        if measured.gradient_norms is not None:
+            for task, norm in zip(tasks, measured.gradient_norms.tolist(), strict=True):
+                norms.setdefault(task, []).append(norm)
+    return StepRecorded(step, rate, mean(losses), mean(weights), mean(weighted), mean(norms))
+
+
+def _evaluate(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener) -> None:
+    results = evaluate(experiment, "validation")
+    is_best = progress.is_best(experiment, results)
+    if is_best:
+        checkpoint.save(run.best, step=progress.step, model=experiment.model)
+    _report(experiment, run, progress.step, "validation", results, emit, is_best=is_best)
+
+
+def _test(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener) -> dict[str, TaskResult]:
+    checkpoint.verify(run.best)
+    checkpoint.load_weights(run.best, experiment.model)
+    results = evaluate(experiment, "test")
+    _report(experiment, run, progress.best_step, "test", results, emit, is_best=True)
+    plain: dict[str, Any] = {label: vars(result) for label, result in results.items()}
+    run.finish({"steps": progress.step, "best_step": progress.best_step, "test": plain})
+    emit(RunFinished(run.path, progress.best_step, results))
+    return results
+
+
+def _report(
+    experiment: Experiment,
+    run: RunFolder,
+    step: int,
+    split: str,
+    results: Mapping[str, TaskResult],
+    emit: Listener,
+    *,
+    is_best: bool,
+) -> None:
+    epoch = step / experiment.plan.steps_per_epoch
+    plain = {label: vars(result) for label, result in results.items()}
+    run.append("metrics.jsonl", {"event": "evaluation", "step": step, "epoch": epoch, "split": split, "tasks": plain})
+    emit(EvaluationFinished(step, epoch, split, results, is_best))

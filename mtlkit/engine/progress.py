@@ -1,0 +1,107 @@
+"""Progress: how far a run has come, and what it takes to go on from there bit for bit."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from mtlkit.engine import checkpoint
+from mtlkit.engine.events import TaskResult
+from mtlkit.engine.run import RunFolder
+from mtlkit.errors import CheckpointError
+from mtlkit.experiment import Experiment
+
+__all__ = ["Progress"]
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: Steps taken.
+        best_step: The step of the best weights so far.
+        best_score: Their score; lower is better.
+        first_losses: Each task's loss at the first evaluation, which later ones are relative to.
+    """
+
+    step: int = 0
+    best_step: int = 0
+    best_score: float | None = None
+    first_losses: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def restore(cls, experiment: Experiment, run: RunFolder) -> Progress:
+        """Go back to the newest whole checkpoint, everything random included; to the beginning where there is none.
+
+        Raises:
+            CheckpointError: If there are checkpoints, and none can be used.
+        """
+        folder, damaged = run.latest()
+        for error in damaged:
+            warnings.warn(f"{error} Going on from {folder}, which is older.", stacklevel=2)
+        if folder is None:
+            run.truncate({})
+            torch.manual_seed(experiment.plan.seed)
+            return cls()
+        checkpoint.load_weights(folder, experiment.model)
+        state = checkpoint.load_state(folder)
+        try:
+            experiment.optimizer.load_state_dict(state["optimizer"])
+            experiment.strategy.load_state_dict(state["strategy"])
+            for group, position in zip(experiment.groups, state["positions"], strict=True):
+                group.stream.position = position
+            torch.set_rng_state(state["random"]["cpu"])
+            if "cuda" in state["random"] and experiment.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random"]["cuda"], experiment.device)
+            run.truncate(state["records"])
+            return cls(**state["progress"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"The state in {folder} is not this run's: {error}.") from error
+
+    def state(self, experiment: Experiment, run: RunFolder) -> dict[str, Any]:
+        """Return everything that a checkpoint holds beside the model's weights."""
+        random = {"cpu": torch.get_rng_state()}
+        if experiment.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(experiment.device)
+        return {
+            "progress": asdict(self),
+            "optimizer": experiment.optimizer.state_dict(),
+            "strategy": experiment.strategy.state_dict(),
+            "positions": [group.stream.position for group in experiment.groups],
+            "random": random,
+            "records": run.sizes(),
+        }
+
+    def is_best(self, experiment: Experiment, results: Mapping[str, TaskResult]) -> bool:
+        """Return whether these validation results are the best so far, and remember it if they are."""
+        if not self.first_losses:
+            self.first_losses = {label: result.loss for label, result in results.items()}
+        score = self._score(experiment, results)
+        if self.best_score is not None and not score < self.best_score:
+            return False
+        # A score that is not a number must not stay the one to beat.
+        self.best_score = None if math.isnan(score) else score
+        self.best_step = self.step
+        return True
+
+    def _score(self, experiment: Experiment, results: Mapping[str, TaskResult]) -> float:
+        rule = experiment.plan.best
+        if rule == "last":
+            return -self.step
+        if rule == "loss":
+            relative = [
+                bound.weight * results[bound.label].loss / max(abs(self.first_losses[bound.label]), sys.float_info.min)
+                for bound in experiment.tasks
+            ]
+            return sum(relative) / len(relative)
+        label, _, metric = rule.partition("/")
+        bound = experiment.tasks[experiment.labels.index(label)]
+        sign = -1 if bound.task.metrics()[metric].higher_is_better else 1
+        return sign * results[label].metrics[metric]

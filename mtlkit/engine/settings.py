@@ -1,0 +1,33 @@
+"""PyTorch's global settings, set for the length of a run and put back after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mtlkit.experiment import Experiment
+
+__all__ = ["run_settings"]
+
+
+@contextmanager
+def run_settings(experiment: Experiment) -> Iterator[None]:
+    """Apply a run's threads and determinism, and keep its random numbers apart from the caller's."""
+    plan, device = experiment.plan, experiment.device
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    if plan.deterministic and device.type == "cuda":
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # read when CUDA starts; see torch's notes on randomness
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            torch.set_num_threads(plan.threads or threads)
+            torch.use_deterministic_algorithms(plan.deterministic or deterministic)
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(deterministic)
