@@ -1,0 +1,387 @@
+"""The application: what the command line and an embedding program call. Each assembles, then lets the engine work."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import torch
+
+from mtlkit._version import __version__
+from mtlkit.assemble import Resolved, resolve
+from mtlkit.assemble import build as build_resolved
+from mtlkit.config import RunConfig
+from mtlkit.engine import checkpoint
+from mtlkit.engine.evaluate import evaluate as evaluate_split
+from mtlkit.engine.events import (
+    CheckpointWritten,
+    EvaluationFinished,
+    Event,
+    Listener,
+    RunFinished,
+    RunStarted,
+    StepRecorded,
+    TaskResult,
+)
+from mtlkit.engine.loop import fit
+from mtlkit.engine.probe import probe
+from mtlkit.engine.run import RunFolder
+from mtlkit.engine.settings import run_settings
+from mtlkit.engine.stopping import stop_on_signals
+from mtlkit.errors import CheckpointError, ConfigError, Problem
+from mtlkit.experiment import Experiment
+from mtlkit.hookspecs import RunHooks
+from mtlkit.registry import Registry
+from mtlkit.report.comparison import Comparison, Headline, compare
+from mtlkit.yamlfile import Document, dump, load
+
+__all__ = ["BaselineResult", "RunResult", "Trial", "baseline", "build", "check", "evaluate", "train"]
+
+Config = RunConfig | Document | Mapping[str, Any] | str | Path
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: Everything it left on the disk.
+        results: How the best weights fare on the test split, by task label.
+        best_step: The step of the best weights.
+        steps: The steps taken.
+    """
+
+    folder: Path
+    results: Mapping[str, TaskResult]
+    best_step: int
+    steps: int
+
+
+def build(config: Config, *, registry: Registry | None = None) -> Experiment:
+    """Build everything that a configuration names: the model, the tasks, the rows, the strategy, the optimizer.
+
+    Args:
+        config: A RunConfig, a mapping, or the path of a YAML file.
+        registry: What is installed; discovered by default.
+
+    Raises:
+        ConfigError: With everything that is wrong with the configuration.
+        PluginError: If a plugin is missing or broken.
+        DataError: If the rows do not fit one another or the tasks.
+    """
+    return build_resolved(resolve(_document(config), registry or Registry.discover()))
+
+
+def check(config: Config, *, registry: Registry | None = None) -> tuple[Resolved, Experiment]:
+    """Build what a configuration names and run one batch of each source through it, without training.
+
+    Raises:
+        MtlkitError: As :func:`build`, and where an output, a loss or a metric does not fit.
+    """
+    resolved = resolve(_document(config), registry or Registry.discover())
+    experiment = build_resolved(resolved)
+    with run_settings(experiment):
+        probe(experiment)
+    return resolved, experiment
+
+
+def train(
+    config: Config, *, resume: bool = False, listeners: Sequence[Listener] = (), registry: Registry | None = None
+) -> RunResult:
+    """Train all tasks together, evaluate them, and leave a run folder.
+
+    Args:
+        config: A RunConfig, a mapping, or the path of a YAML file.
+        resume: Go on with the run of this name where it was saved last; start it if there is none.
+        listeners: Functions that are told of each event.
+        registry: What is installed; discovered by default.
+
+    Raises:
+        ConfigError: With everything that is wrong with the configuration, or if the run folder exists.
+        PluginError: If a plugin is missing or broken, or its code fails.
+        DataError: If the rows do not fit one another or the tasks.
+        CheckpointError: If the run cannot be gone on with.
+        NonFiniteError: If a loss is NaN or infinite.
+        StorageError: If the run folder cannot be written to.
+        Stopped: If SIGINT or SIGTERM arrived; the run is saved.
+    """
+    registry = registry or Registry.discover()
+    resolved = resolve(_document(config), registry)
+    hooks = _hooks(resolved, registry)
+    folder = Path(resolved.config.run.dir) / resolved.config.run.name
+    experiment: Experiment | None = None
+    if resume and folder.exists():
+        run = RunFolder.open(folder)
+        _check_same(run, resolved)
+        if run.result is not None:
+            return _finished(run)
+    else:
+        experiment = build_resolved(resolved)
+        with run_settings(experiment):
+            probe(experiment)
+        run = RunFolder.create(folder, config=dump(resolved.plain()), environment=_environment(resolved, experiment))
+    experiment = experiment or build_resolved(resolved)
+    return _fit(experiment, run, [*listeners, *hooks])
+
+
+def evaluate(
+    folder: str | Path, *, split: str = "test", registry: Registry | None = None
+) -> tuple[int, dict[str, TaskResult]]:
+    """Evaluate a run's best weights.
+
+    Args:
+        folder: The run's folder.
+        split: ``train``, ``validation`` or ``test``.
+        registry: What is installed; discovered by default.
+
+    Returns:
+        The step of the weights, and each task's result.
+
+    Raises:
+        CheckpointError: If the folder is no run, or its weights cannot be used.
+        PluginError: If a plugin that the run used is missing or broken.
+    """
+    run = RunFolder.open(Path(folder))
+    try:
+        step = checkpoint.verify(run.best)
+    except CheckpointError as error:
+        raise CheckpointError(f"The run {folder} has no weights to evaluate yet: {error}") from error
+    experiment = build(run.path / "config.yaml", registry=registry)
+    checkpoint.load_weights(run.best, experiment.model)
+    with run_settings(experiment):
+        return step, evaluate_split(experiment, split)
+
+
+# --- baselines -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run among those of a baseline.
+
+    Attributes:
+        name: What is trained: ``together``, or a task's label.
+        seed: Its seed.
+        number: Which of them it is, from 1.
+        of: How many there are.
+        reused: Whether it was there already, finished, with the same configuration.
+    """
+
+    name: str
+    seed: int
+    number: int
+    of: int
+    reused: bool
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """Each task alone against all together.
+
+    Attributes:
+        folder: The folder that holds the runs.
+        comparison: What they say.
+    """
+
+    folder: Path
+    comparison: Comparison
+
+
+def baseline(
+    config: Config,
+    *,
+    seeds: int = 1,
+    listeners: Sequence[Listener] = (),
+    on_trial: Callable[[Trial], None] = lambda _: None,
+    registry: Registry | None = None,
+) -> BaselineResult:
+    """Train all tasks together and each task alone, at the same budget, and compare.
+
+    The budget is the multi-task run's number of optimizer steps, with the same batches: each task sees as many of its
+    rows alone as together. Runs of the same configuration that are finished already are used as they are.
+
+    Args:
+        config: A RunConfig, a mapping, or the path of a YAML file.
+        seeds: How many seeds, from the configuration's own upwards.
+        listeners: Functions that are told of each event of each run.
+        on_trial: A function that is told of each run before it starts.
+        registry: What is installed; discovered by default.
+
+    Raises:
+        MtlkitError: As :func:`train`.
+    """
+    registry = registry or Registry.discover()
+    document = _document(config)
+    resolved, experiment = check(document, registry=registry)
+    plain = resolved.plain()
+    root = Path(resolved.config.run.dir) / f"{resolved.config.run.name}-baseline"
+    names = ["together", *resolved.labels]
+    together: dict[str, list[float]] = {label: [] for label in resolved.labels}
+    alone: dict[str, list[float]] = {label: [] for label in resolved.labels}
+    headlines = {bound.label: _headline(bound.task.metrics()) for bound in experiment.tasks}
+    first = resolved.config.run.seed
+    total = seeds * len(names)
+    for seed in range(first, first + seeds):
+        for name in names:
+            settings = _trial(plain, experiment, resolved.labels, name, seed, root)
+            known = [Path(resolved.config.run.dir) / resolved.config.run.name] if name == "together" else []
+            finished = _find_finished([*known, root / f"seed-{seed}" / name], settings)
+            number = (seed - first) * len(names) + names.index(name) + 1
+            on_trial(Trial(name, seed, number, total, finished is not None))
+            result = finished or train(settings, resume=True, listeners=listeners, registry=registry)
+            for label in resolved.labels if name == "together" else [name]:
+                value = result.results[label].metrics[headlines[label].metric]
+                (together if name == "together" else alone)[label].append(value)
+    comparison = compare(range(first, first + seeds), headlines, alone, together)
+    return BaselineResult(root, comparison)
+
+
+def _trial(
+    plain: Mapping[str, Any], experiment: Experiment, labels: Sequence[str], name: str, seed: int, root: Path
+) -> dict[str, Any]:
+    """Return the configuration of one run of a baseline."""
+    settings = dict(plain)
+    settings["run"] = {"name": name, "dir": str(root / f"seed-{seed}"), "seed": seed}
+    settings["hooks"] = []
+    if name == "together":
+        return settings
+    settings["tasks"] = [{**plain["tasks"][labels.index(name)], "weight": 1.0}]
+    settings["strategy"] = {"name": "mtlkit:fixed"}
+    # What an epoch is stays the same, so the steps, the learning rates, and when the run is evaluated and saved do too.
+    settings["training"] = {**plain["training"], "steps_per_epoch": experiment.plan.steps_per_epoch}
+    if plain["checkpoints"]["best"].partition("/")[0] not in {"loss", "last", name}:
+        settings["checkpoints"] = {**plain["checkpoints"], "best": "loss"}
+    return settings
+
+
+def _find_finished(folders: Sequence[Path], settings: Mapping[str, Any]) -> RunResult | None:
+    """Return a finished run of this very configuration, whatever its name."""
+    for folder in folders:
+        if (folder / "config.yaml").is_file() and (folder / "done.json").is_file():
+            run = RunFolder.open(folder)
+            saved = load(folder / "config.yaml").data
+            if isinstance(saved, dict) and _comparable(saved) == _comparable(settings):
+                return _finished(run)
+    return None
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides a run's numbers: not its name, nor who is told of them."""
+    rest = {key: value for key, value in settings.items() if key not in {"run", "hooks"}}
+    # A run alone is written with its strategy's options left to their defaults.
+    strategy = {key: value for key, value in settings["strategy"].items() if value is not None}
+    return rest | {"seed": settings["run"]["seed"], "strategy": strategy}
+
+
+def _headline(metrics: Mapping[str, Any]) -> Headline:
+    name, metric = next(iter(metrics.items()))
+    return Headline(name, bool(metric.higher_is_better))
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _document(config: Config) -> Document:
+    if isinstance(config, Document):
+        return config
+    if isinstance(config, str | Path):
+        return load(Path(config))
+    return Document.from_data(config.model_dump(mode="json") if isinstance(config, RunConfig) else dict(config))
+
+
+def _fit(experiment: Experiment, run: RunFolder, listeners: Sequence[Listener]) -> RunResult:
+    def emit(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    with run, run_settings(experiment), stop_on_signals() as stop:
+        results = fit(experiment, run, emit, stop)
+    done = run.result or {}
+    return RunResult(run.path, results, done["best_step"], done["steps"])
+
+
+def _finished(run: RunFolder) -> RunResult:
+    done = run.result or {}
+    try:
+        results = {label: TaskResult(**result) for label, result in done["test"].items()}
+        return RunResult(run.path, results, done["best_step"], done["steps"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{run.path / 'done.json'} is not what a run writes: {error!r}.") from error
+
+
+def _check_same(run: RunFolder, resolved: Resolved) -> None:
+    """Refuse to go on with a run whose configuration was another."""
+    saved, asked = load(run.path / "config.yaml").data, resolved.plain()
+    if not isinstance(saved, dict):
+        raise CheckpointError(f"{run.path / 'config.yaml'} is no run configuration.")
+    differences = list(_differences(saved, asked, ""))
+    if differences:
+        shown = "; ".join(f"{path} was {before!r} and is {after!r}" for path, before, after in differences[:5])
+        remedy = (
+            f"Resume it as it was: mtlkit train {run.path / 'config.yaml'} --resume. Or give this run another run.name."
+        )
+        raise ConfigError(Problem(f"The run {run.path} was started with another configuration: {shown}", remedy=remedy))
+
+
+def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys([*before, *after]):
+            yield from _differences(before.get(key), after.get(key), f"{path}.{key}".removeprefix("."))
+    elif before != after:
+        yield path, before, after
+
+
+def _environment(resolved: Resolved, experiment: Experiment) -> dict[str, Any]:
+    """Return what a run's numbers depend on beside its configuration."""
+    plugins = [
+        {"kind": r.kind, "name": r.name, "distribution": r.distribution, "version": r.version, "entry_point": r.value}
+        for r in resolved.records
+    ]
+    return {
+        "mtlkit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchmetrics": version("torchmetrics"),
+        "platform": platform.platform(),
+        "device": str(experiment.device),
+        "threads": experiment.plan.threads or torch.get_num_threads(),
+        "plugins": plugins,
+    }
+
+
+_HOOK_OF = {
+    RunStarted: "mtlkit_run_started",
+    StepRecorded: "mtlkit_step_recorded",
+    EvaluationFinished: "mtlkit_evaluation_finished",
+    CheckpointWritten: "mtlkit_checkpoint_written",
+    RunFinished: "mtlkit_run_finished",
+}
+
+
+def _hooks(resolved: Resolved, registry: Registry) -> list[Listener]:
+    """Return a listener for each plugin that the configuration's ``hooks`` names."""
+    return [_hook_listener(registry, name) for name in resolved.config.hooks]
+
+
+def _hook_listener(registry: Registry, name: str) -> Listener:
+    record = registry.find("plugins", name)
+    manager = pluggy.PluginManager("mtlkit")
+    manager.add_hookspecs(RunHooks)
+    manager.register(registry.load(record))
+
+    def listen(event: Event) -> None:
+        hook = _HOOK_OF.get(type(event))
+        if hook is None:
+            return
+        try:
+            getattr(manager.hook, hook)(event=event)
+        except Exception as error:  # noqa: BLE001 - a plugin that only listens must not end the run
+            warnings.warn(f"The hook {hook} of {record.provider} raised {type(error).__name__}: {error}", stacklevel=2)
+
+    return listen
