@@ -1,0 +1,104 @@
+"""``mtlkit baseline``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mtlkit.cli.arguments import config_argument, overrides_argument, read_config
+from mtlkit.cli.output import Output, Table, command_output, number
+from mtlkit.cli.progress import show_progress
+from mtlkit.errors import Stopped
+
+if TYPE_CHECKING:
+    from mtlkit.app import Trial
+    from mtlkit.report.comparison import Comparison, Estimate
+
+__all__ = ["baseline"]
+
+
+@click.command(short_help="Compare each task trained together with itself alone.")
+@config_argument
+@overrides_argument
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="How many seeds to repeat it with."
+)
+@command_output
+def baseline(output: Output, config: Path, overrides: tuple[str, ...], *, seeds: int) -> None:
+    """Train the tasks of CONFIG together and each one alone, at the same budget, and say whether sharing helped.
+
+    Runs that are finished already are used as they are, so a baseline that was stopped goes on where it was.
+    """
+    document = read_config(config, overrides)
+    from mtlkit import app
+
+    def on_trial(trial: Trial) -> None:
+        done = "  (finished already)" if trial.reused else ""
+        output.remark(f"[{trial.number}/{trial.of}] seed {trial.seed}, {_name(trial.name)}{done}")
+
+    try:
+        # A bar for each run would come and go; the lines above say which run it is.
+        with show_progress(output, title="training") as listeners:
+            shown = listeners if output.progress_console.is_terminal else []
+            result = app.baseline(document, seeds=seeds, listeners=shown, on_trial=on_trial)
+    except Stopped as stopped:
+        again = " ".join(["mtlkit baseline", str(config), *overrides, "--seeds", str(seeds)])
+        raise Stopped(f"{stopped} Go on with: {again}", stopped.exit_code - 128) from None
+    output.result(
+        {"folder": str(result.folder), **result.comparison.to_dict()},
+        _table(result.comparison),
+        _sentence(result.comparison),
+        f"The runs are in {result.folder}",
+    )
+
+
+def _name(name: str) -> str:
+    return name if name == "together" else f"{name} alone"
+
+
+def _table(comparison: Comparison) -> Table:
+    rows = []
+    for label, task in comparison.tasks.items():
+        arrow = "↑" if task.headline.higher_is_better else "↓"
+        rows.append(
+            [
+                label,
+                f"{task.headline.metric} {arrow}",
+                _mean(task.alone),
+                _mean(task.together),
+                _with_interval(task.difference, "{:+.4f}"),
+                _with_interval(task.gain, "{:+.2f} %"),
+                task.gain.verdict,
+            ]
+        )
+    seeds = comparison.seeds
+    which = f"seeds {seeds[0]} to {seeds[-1]}, mean and 95% interval" if len(seeds) > 1 else f"seed {seeds[0]}"
+    columns = ["task", "metric", ">alone", ">together", ">difference", ">gain", "sharing"]
+    return Table(columns, rows, f"Each task alone and together, on the test split; {which}")
+
+
+def _sentence(comparison: Comparison) -> str:
+    delta = comparison.delta_m
+    verdict = {
+        "helped": "sharing helped",
+        "hurt": "sharing hurt",
+        "no difference seen": "no difference seen",
+    }[delta.verdict]
+    seeds = ", ".join(map(str, comparison.seeds))
+    text = f"Delta_m {_with_interval(delta, '{:+.2f} %')} (seeds: {seeds}): {verdict}"
+    return text + (". One seed gives no interval; --seeds 5 would." if len(comparison.seeds) == 1 else ".")
+
+
+def _mean(estimate: Estimate) -> str:
+    return number(estimate.mean)
+
+
+def _with_interval(estimate: Estimate, form: str) -> str:
+    text = form.format(estimate.mean)
+    if estimate.interval is None:
+        return text
+    low, high = estimate.interval
+    plain = form.removesuffix(" %")
+    return f"{text} [{plain.format(low)}, {plain.format(high)}]"

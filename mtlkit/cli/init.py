@@ -1,0 +1,79 @@
+"""``mtlkit init``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mtlkit.cli.output import Output, command_output
+from mtlkit.errors import ConfigError, Problem, StorageError
+from mtlkit.registry import Registry
+from mtlkit.yamlfile import dump
+
+__all__ = ["init"]
+
+TEMPLATE = """\
+# A run of mtlkit. Every key but 'tasks' has a default; 'mtlkit check {path}' says what is wrong with a file.
+run:
+  name: {name}               # the run's folder is runs/{name}; one that exists is never written over
+  seed: 0
+
+tasks:                        # 'mtlkit list tasks' lists what is installed, 'mtlkit show tasks NAME' its options
+{tasks}
+encoder:
+  name: mlp                   # 'mtlkit list encoders'
+  layers: [128, 128]
+  activation: relu
+  dropout: 0.0
+
+architecture: hard-sharing    # how the tasks share the encoder
+
+strategy:
+  name: fixed                 # what weighs the losses: fixed, uncertainty, gradnorm; 'mtlkit list strategies'
+
+optimizer:
+  name: adamw                 # any of torch.optim
+  lr: 0.001
+
+schedule:
+  name: cosine                # constant, linear, cosine, step
+  warmup: 0.05
+
+training:
+  epochs: 10
+  batch_size: 64
+"""
+
+
+@click.command(short_help="Write a configuration to begin with.")
+@click.argument("path", type=click.Path(path_type=Path), default="run.yaml")
+@click.option(
+    "--task", "-t", "tasks", multiple=True, help="A task to train; may be given more than once. [all installed]"
+)
+@command_output
+def init(output: Output, path: Path, tasks: tuple[str, ...]) -> None:
+    """Write a run configuration to PATH [run.yaml] that trains the tasks named, or all that are installed."""
+    registry = Registry.discover()
+    records = [registry.find("tasks", task) for task in tasks] or registry.records("tasks")
+    if not records:
+        raise ConfigError(
+            Problem(
+                "No task is installed to begin with", remedy="Tasks come from plugins: pip install one, or write one."
+            )
+        )
+    names = [{"name": r.qualified if registry.is_ambiguous(r) else r.name} for r in records]
+    name = (
+        "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem)[:80].strip(".") or "run"
+    )
+    text = TEMPLATE.format(path=path, name=name, tasks="".join(f"  {line}\n" for line in dump(names).splitlines()))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        remedy = "It was left as it is; name another file."
+        raise ConfigError(Problem(f"The file {path} exists already", remedy=remedy)) from None
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror}.") from error
+    output.result({"path": str(path), "tasks": [r.name for r in records]}, f"Wrote {path}. Now: mtlkit train {path}")

@@ -1,0 +1,173 @@
+"""What the commands print: to a person on a terminal, to a person elsewhere, to a program."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mtlkit.errors import ConfigError, MtlkitError, Problem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+__all__ = ["Output", "Table", "command_output", "number", "strict_json"]
+
+
+class Output:
+    """Prints results to stdout, and everything else to stderr.
+
+    Args:
+        as_json: Print one JSON value and no more.
+        quiet: Print no progress and no remarks.
+    """
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self.quiet = quiet or as_json
+
+    @functools.cached_property
+    def console(self) -> Console:
+        """The terminal of results."""
+        from rich.console import Console
+
+        return Console(highlight=False, soft_wrap=False)
+
+    @functools.cached_property
+    def progress_console(self) -> Console:
+        """The terminal of progress and remarks."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False)
+
+    def remark(self, text: str) -> None:
+        """Say something that is not the result."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def result(self, data: Any, *parts: str | Table) -> None:
+        """Print the result: `data` for a program, else the parts for a person."""
+        if self.as_json:
+            click.echo(json.dumps(strict_json(data), indent=2))
+            return
+        for part in parts:
+            if isinstance(part, str):
+                click.echo(part)
+            elif self.console.is_terminal:
+                self.console.print(part.rich())
+            else:
+                click.echo(part.plain())
+
+    def fail(self, error: MtlkitError) -> None:
+        """Print an error."""
+        if self.as_json:
+            click.echo(json.dumps({"error": error.to_dict()}, indent=2))
+            return
+        problems = error.problems if isinstance(error, ConfigError) else ()
+        heading = f"Error: {len(problems)} problems." if len(problems) > 1 else "Error:"
+        lines = [f"  {problem}" for problem in problems] if len(problems) > 1 else [str(error)]
+        joint = "\n" if len(problems) > 1 else " "
+        click.echo(click.style(heading, fg="red", bold=True) + joint + "\n".join(lines), err=True)
+
+
+class Table:
+    """A table that is drawn on a terminal, and aligned by spaces elsewhere.
+
+    Args:
+        columns: The headings; one that starts with '>' is set to the right.
+        rows: The cells.
+        title: What stands above it.
+    """
+
+    def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+        self.right = [column.startswith(">") for column in columns]
+        self.columns = [column.removeprefix(">") for column in columns]
+        self.rows = rows
+        self.title = title
+
+    def rich(self) -> Any:
+        """Return it for a terminal."""
+        from rich import box
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=self.title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        for column, right in zip(self.columns, self.right, strict=True):
+            table.add_column(column, justify="right" if right else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*map(_styled, row))
+        return table
+
+    def plain(self) -> str:
+        """Return it as aligned text."""
+        cells = [self.columns, *self.rows]
+        widths = [max(len(row[index]) for row in cells) for index in range(len(self.columns))]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(row, widths, self.right, strict=True)
+            ).rstrip()
+            for row in cells
+        ]
+        return "\n".join([*([self.title] if self.title else []), *lines])
+
+
+_STYLES = {"helped": "green", "hurt": "red", "no difference seen": "dim"}
+
+
+def _styled(cell: str) -> Text:
+    from rich.text import Text
+
+    return Text(cell, style=_STYLES.get(cell, ""))
+
+
+def number(value: float) -> str:
+    """Return a number to four digits."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"  # noqa: PLR2004
+
+
+def strict_json(value: Any) -> Any:
+    """Return plain data in which NaN and infinity, which JSON lacks, are null."""
+    if isinstance(value, Mapping):
+        return {key: strict_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def command_output(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``--json``, ``--quiet`` and an Output, and turn errors into messages and exit codes."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON value, and nothing else, to stdout.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print no progress, only the result.")
+    @functools.wraps(function)
+    def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> None:
+        output = Output(as_json=as_json, quiet=quiet)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
+            try:
+                function(output, *args, **kwargs)
+            except MtlkitError as error:
+                output.fail(error)
+                sys.exit(error.exit_code)
+            except KeyboardInterrupt:
+                output.fail(ConfigError(Problem("Stopped before the run began", remedy="Nothing was written.")))
+                sys.exit(128 + signal.SIGINT)
+            except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+                raise
+            except Exception:  # noqa: BLE001 - whatever comes here is a bug, and says so
+                click.echo(traceback.format_exc(), err=True)
+                click.echo("Error: this is a bug in mtlkit; please report it with the lines above.", err=True)
+                sys.exit(1)
+
+    return wrapped

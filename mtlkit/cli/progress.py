@@ -1,0 +1,81 @@
+"""How a run shows its progress: a bar and lines above it on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mtlkit.cli.output import Output, Table, number
+
+if TYPE_CHECKING:
+    from mtlkit.engine.events import Event, Listener, TaskResult
+
+__all__ = ["results_table", "show_progress"]
+
+
+@contextmanager
+def show_progress(output: Output, title: str = "") -> Iterator[list[Listener]]:
+    """Yield the listeners that show a run; none if the output is quiet."""
+    if output.quiet:
+        yield []
+        return
+    if not output.progress_console.is_terminal:
+        yield [lambda event: _plain_lines(output, event)]
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mtlkit.engine.events import EvaluationFinished, RunStarted, StepFinished
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=output.progress_console, transient=True) as progress:
+        bar = progress.add_task(title or "training", total=None)
+
+        def listen(event: Event) -> None:
+            if isinstance(event, RunStarted):
+                progress.update(bar, total=event.steps, completed=event.step)
+                if not title:
+                    progress.console.print(f"[bold]{', '.join(event.labels)}[/] → {event.folder}")
+            elif isinstance(event, StepFinished):
+                progress.update(bar, completed=event.step)
+            elif isinstance(event, EvaluationFinished) and event.split == "validation" and not title:
+                mark = " [green]best[/]" if event.is_best else ""
+                progress.console.print(f"[dim]epoch {event.epoch:>4.3g}[/]  {_headlines(event.results)}{mark}")
+
+        yield [listen]
+
+
+def _plain_lines(output: Output, event: Event) -> None:
+    from mtlkit.engine.events import EvaluationFinished, RunStarted
+
+    if isinstance(event, RunStarted):
+        start = f"step {event.step}" if event.step else "the beginning"
+        output.remark(f"Training {', '.join(event.labels)} from {start} to step {event.steps} in {event.folder}")
+    elif isinstance(event, EvaluationFinished) and event.split == "validation":
+        best = "  best" if event.is_best else ""
+        output.remark(f"epoch {event.epoch:>4.3g}  step {event.step:>6}  {_headlines(event.results)}{best}")
+
+
+def _headlines(results: Mapping[str, TaskResult]) -> str:
+    parts = []
+    for label, result in results.items():
+        name, value = next(iter(result.metrics.items()))
+        parts.append(f"{label} {name} {number(value)}")
+    return "  ".join(parts)
+
+
+def results_table(results: Mapping[str, TaskResult], title: str) -> Table:
+    """Return each task's loss and metrics on a split, a row for each metric."""
+    rows = []
+    for label, result in results.items():
+        for index, (name, value) in enumerate(result.metrics.items()):
+            first = index == 0
+            loss = number(result.loss) if first else ""
+            rows.append([label if first else "", name, number(value), loss, str(result.rows) if first else ""])
+    return Table(["task", "metric", ">value", ">loss", ">rows"], rows, title)
