@@ -20,7 +20,7 @@ ifneq ($(shell $(READY) && echo yes),yes)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format picture clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,9 @@ lint: $(STAMP) ## check style, formatting and types
 format: $(STAMP) ## format the code, and repair what can be repaired by rule
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+picture: $(STAMP) ## draw docs/demo.svg anew: what the demo shows
+	$(BIN)/python docs/picture.py
 
 clean: ## remove .venv, caches and what builds and the demo left; never your runs
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info plugins/*/build plugins/*/dist plugins/*/src/*.egg-info

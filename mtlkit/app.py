@@ -309,7 +309,7 @@ def _fit(experiment: Experiment, run: RunFolder, listeners: Sequence[Listener]) 
 def _finished(run: RunFolder) -> RunResult:
     done = run.result or {}
     try:
-        results = {label: TaskResult(**result) for label, result in done["test"].items()}
+        results = {label: TaskResult.from_json(result) for label, result in done["test"].items()}
         return RunResult(run.path, results, done["best_step"], done["steps"])
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{run.path / 'done.json'} is not what a run writes: {error!r}.") from error

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from mtlkit.architectures.base import Architecture
-from mtlkit.config import Checkpoints, Component, RunConfig, TaskConfig, Training
+from mtlkit.config import DEFAULT_NAMES, Checkpoints, Component, RunConfig, TaskConfig, Training, named
 from mtlkit.data.splits import carve, derived_seed
 from mtlkit.data.stream import Stream
 from mtlkit.encoders.base import Encoder
@@ -47,8 +47,8 @@ _FACTS = {
     "strategies": ("n_tasks", "loss_kinds", "n_classes"),
 }
 _NO_PLAIN_STEP = {
-    "lbfgs": "it evaluates the loss several times a step, and a weighted step has but one",
-    "sparseadam": "it takes sparse gradients alone",
+    "lbfgs": "It evaluates the loss several times in a step, and a weighted step has one.",
+    "sparseadam": "It takes sparse gradients alone.",
 }
 
 Found = TypeVar("Found")
@@ -209,7 +209,7 @@ class _Resolver:
         if data is None:
             return default if isinstance(default, model) else None
         try:
-            return model.model_validate_json(as_json({"name": data} if isinstance(data, str) else data))
+            return model.model_validate_json(as_json(named(data, DEFAULT_NAMES.get(str(path[0])))))
         except ValidationError:
             return None
 
@@ -247,7 +247,7 @@ class _Resolver:
     def _load_optimizer(self, found: Component) -> Part:
         known, name = optimizers(), found.name.lower()
         if name in _NO_PLAIN_STEP:
-            raise ConfigError(Problem(f"The optimizer '{found.name}' cannot be used here: {_NO_PLAIN_STEP[name]}"))
+            raise ConfigError(Problem(f"The optimizer '{found.name}' cannot be used here", remedy=_NO_PLAIN_STEP[name]))
         if name not in known:
             raise ConfigError(Problem(f"Unknown optimizer '{found.name}'", remedy=closest(name, list(known))))
         signature = signature_of(known[name], all_options=True)

@@ -6,6 +6,7 @@ Every model here forbids unknown keys, is strict about types, and refuses NaN an
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -30,9 +31,25 @@ Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
-def _named(value: object) -> object:
-    """Let a bare name stand for a component without options: ``strategy: gradnorm``."""
-    return {"name": value} if isinstance(value, str) else value
+DEFAULT_NAMES = {
+    "encoder": "mlp",
+    "architecture": "hard-sharing",
+    "strategy": "fixed",
+    "optimizer": "adamw",
+    "schedule": "constant",
+}
+"""The component that each section names where it does not say."""
+
+
+def named(value: object, default: str | None = None) -> object:
+    """Let a bare name stand for a component without options, and options alone for the default component."""
+    if isinstance(value, str):
+        return {"name": value}
+    return {"name": default, **value} if default and isinstance(value, dict) else value
+
+
+def _section(section: str) -> BeforeValidator:
+    return BeforeValidator(functools.partial(named, default=DEFAULT_NAMES[section]))
 
 
 class Section(BaseModel):
@@ -55,9 +72,6 @@ class Component(Section):
     def options(self) -> dict[str, Any]:
         """Everything but the name."""
         return dict(self.model_extra or {})
-
-
-Named = Annotated[Component, BeforeValidator(_named)]
 
 
 class Run(Section):
@@ -185,7 +199,7 @@ class StepSchedule(_Warmed):
 
 ScheduleConfig = Annotated[
     Annotated[ConstantSchedule | LinearSchedule | CosineSchedule | StepSchedule, Field(discriminator="name")],
-    BeforeValidator(_named),
+    _section("schedule"),
 ]
 
 
@@ -193,15 +207,15 @@ class RunConfig(Section):
     """Everything that a run is made of. Only `tasks` has no default."""
 
     run: Run = Run()
-    encoder: Named = Component(name="mlp")
+    encoder: Annotated[Component, _section("encoder")] = Component(name="mlp")
     """The shared encoder, its options beside its name: layers, activation, dropout and so on."""
-    architecture: Named = Component(name="hard-sharing")
+    architecture: Annotated[Component, _section("architecture")] = Component(name="hard-sharing")
     """How the tasks share encoders."""
-    tasks: Annotated[list[Annotated[TaskConfig, BeforeValidator(_named)]], Field(min_length=1)]
+    tasks: Annotated[list[Annotated[TaskConfig, BeforeValidator(named)]], Field(min_length=1)]
     """The tasks, any number."""
-    strategy: Named = Component(name="fixed")
+    strategy: Annotated[Component, _section("strategy")] = Component(name="fixed")
     """What weighs the tasks' losses."""
-    optimizer: Named = Component(name="adamw")
+    optimizer: Annotated[Component, _section("optimizer")] = Component(name="adamw")
     """Any optimizer of torch.optim by name, its options beside its name."""
     schedule: ScheduleConfig = ConstantSchedule(name="constant")
     """How the learning rate changes over the run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,11 @@ def problems_of(
         under: The path of the part that was validated.
         model: What it was validated as, for the names of its keys.
     """
-    problems = [_problem(details, document, under, model) for details in error.errors(include_url=False)]
+    errors = error.errors(include_url=False)
+    # A list counts its sound items alone, and is then too short as well as wrong inside.
+    inside = {each["loc"][:length] for each in errors for length in range(len(each["loc"]))}
+    errors = [each for each in errors if each["type"] != "too_short" or each["loc"] not in inside]
+    problems = [_problem(each, document, under, model) for each in errors]
     return list(dict.fromkeys(problems))
 
 
@@ -67,16 +72,16 @@ def _problem(details: ErrorDetails, document: Document, under: SettingPath, mode
     expected = details["msg"].removeprefix("Value error, ").removesuffix(".")
     if kind == "value_error":
         return Problem(expected[:1].upper() + expected[1:], name, where)
-    expected = (
-        expected.replace("Input should", "It should")
-        .replace("valid dictionary or instance of", "mapping like")
-        .replace("an object", "a mapping")
-        .replace("valid array", "list")
-    )
+    expected = re.sub(r"^(Input|List|Tuple|String|Value|Object)\b", "It", expected)
+    expected = re.sub(r" after validation, not \d+$", "", expected)
+    for theirs, ours in _WORDS.items():
+        expected = expected.replace(theirs, ours)
     if kind == "string_pattern_mismatch":
         expected = _PATTERNS.get(str(path[-1]), expected)
     return Problem(f"Cannot use {_shown(received)}", name, where, f"{expected}.")
 
+
+_WORDS = {"an object": "a mapping", "array": "list", "tuple": "list", "a valid string": "text", "string": "text"}
 
 _PATTERNS = {
     "name": "A run's name has 1 to 80 letters, digits, '.', '_' or '-'",

@@ -23,7 +23,7 @@ __all__ = ["main"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="mtlkit")
 def main() -> None:
-    r"""Train several tasks on one shared encoder. Tasks are plugins; a YAML file says the rest.
+    """Train several tasks on one shared encoder. Tasks are plugins; a YAML file says the rest.
 
     \b
     Begin with:  mtlkit list tasks
@@ -32,7 +32,7 @@ def main() -> None:
 
     Exit codes: 0 ok, 1 a bug in mtlkit, 2 usage or configuration, 3 plugin, 4 data, 5 checkpoint, 6 non-finite numbers,
     7 input or output, 130 and 143 stopped by a signal with the run saved.
-    """
+    """  # noqa: D301 - click takes the character itself
 
 
 for command in (list_, show, init, check, train, evaluate, baseline, schema):

@@ -73,9 +73,10 @@ def _table(comparison: Comparison) -> Table:
                 task.gain.verdict,
             ]
         )
+    rows.append(["all", "", "", "", "", _with_interval(comparison.delta_m, "{:+.2f} %"), comparison.delta_m.verdict])
     seeds = comparison.seeds
-    which = f"seeds {seeds[0]} to {seeds[-1]}, mean and 95% interval" if len(seeds) > 1 else f"seed {seeds[0]}"
-    columns = ["task", "metric", ">alone", ">together", ">difference", ">gain", "sharing"]
+    which = f"seeds {seeds[0]} to {seeds[-1]}, mean ± 95% interval" if len(seeds) > 1 else f"seed {seeds[0]}"
+    columns = ["task", "metric", ">alone", ">together", ">difference", ">Delta_m", "sharing"]
     return Table(columns, rows, f"Each task alone and together, on the test split; {which}")
 
 
@@ -100,5 +101,5 @@ def _with_interval(estimate: Estimate, form: str) -> str:
     if estimate.interval is None:
         return text
     low, high = estimate.interval
-    plain = form.removesuffix(" %")
-    return f"{text} [{plain.format(low)}, {plain.format(high)}]"
+    half = form.replace("+", "").format((high - low) / 2)
+    return f"{text.removesuffix(' %')} ± {half}"

@@ -16,7 +16,7 @@ __all__ = ["init"]
 TEMPLATE = """\
 # A run of mtlkit. Every key but 'tasks' has a default; 'mtlkit check {path}' says what is wrong with a file.
 run:
-  name: {name}               # the run's folder is runs/{name}; one that exists is never written over
+  {name_line} # the run's folder is runs/{name}; one that exists is never written over
   seed: 0
 
 tasks:                        # 'mtlkit list tasks' lists what is installed, 'mtlkit show tasks NAME' its options
@@ -66,7 +66,12 @@ def init(output: Output, path: Path, tasks: tuple[str, ...]) -> None:
     name = (
         "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem)[:80].strip(".") or "run"
     )
-    text = TEMPLATE.format(path=path, name=name, tasks="".join(f"  {line}\n" for line in dump(names).splitlines()))
+    text = TEMPLATE.format(
+        path=path,
+        name=name,
+        name_line=dump({"name": name}).strip().ljust(27),
+        tasks="".join(f"  {line}\n" for line in dump(names).splitlines()),
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mtlkit.errors import ConfigError, MtlkitError, Problem
+from mtlkit.errors import ConfigError, MtlkitError, Stopped
+from mtlkit.plainjson import dumps
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-__all__ = ["Output", "Table", "command_output", "number", "strict_json"]
+__all__ = ["Output", "Table", "command_output", "number"]
 
 
 class Output:
@@ -51,13 +51,17 @@ class Output:
 
     def remark(self, text: str) -> None:
         """Say something that is not the result."""
-        if not self.quiet:
+        if self.quiet:
+            return
+        if self.progress_console.is_terminal:
+            self.progress_console.print(text, markup=False)  # above a progress bar that is being drawn
+        else:
             click.echo(text, err=True)
 
     def result(self, data: Any, *parts: str | Table) -> None:
         """Print the result: `data` for a program, else the parts for a person."""
         if self.as_json:
-            click.echo(json.dumps(strict_json(data), indent=2))
+            click.echo(dumps(data, indent=2))
             return
         for part in parts:
             if isinstance(part, str):
@@ -70,7 +74,7 @@ class Output:
     def fail(self, error: MtlkitError) -> None:
         """Print an error."""
         if self.as_json:
-            click.echo(json.dumps({"error": error.to_dict()}, indent=2))
+            click.echo(dumps({"error": error.to_dict()}, indent=2))
             return
         problems = error.problems if isinstance(error, ConfigError) else ()
         heading = f"Error: {len(problems)} problems." if len(problems) > 1 else "Error:"
@@ -136,15 +140,6 @@ def number(value: float) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"  # noqa: PLR2004
 
 
-def strict_json(value: Any) -> Any:
-    """Return plain data in which NaN and infinity, which JSON lacks, are null."""
-    if isinstance(value, Mapping):
-        return {key: strict_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def command_output(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command ``--json``, ``--quiet`` and an Output, and turn errors into messages and exit codes."""
 
@@ -161,8 +156,9 @@ def command_output(function: Callable[..., None]) -> Callable[..., None]:
                 output.fail(error)
                 sys.exit(error.exit_code)
             except KeyboardInterrupt:
-                output.fail(ConfigError(Problem("Stopped before the run began", remedy="Nothing was written.")))
-                sys.exit(128 + signal.SIGINT)
+                stopped = Stopped("Stopped at once. What was saved before is as it was.", signal.SIGINT)
+                output.fail(stopped)
+                sys.exit(stopped.exit_code)
             except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
                 raise
             except Exception:  # noqa: BLE001 - whatever comes here is a bug, and says so

@@ -14,12 +14,12 @@ __all__ = ["schema"]
 @click.command(short_help="Print the JSON Schema of a configuration.")
 @command_output
 def schema(output: Output) -> None:
-    r"""Print the JSON Schema of a run configuration, for editors; names that are installed come as examples.
+    """Print the JSON Schema of a run configuration, for editors; names that are installed come as examples.
 
     \b
         mtlkit schema > run.schema.json
         # yaml-language-server: $schema=run.schema.json      (the first line of run.yaml)
-    """
+    """  # noqa: D301 - click takes the character itself
     from mtlkit.config import RunConfig
     from mtlkit.registry import Registry
 

@@ -20,7 +20,7 @@ __all__ = ["train"]
 @click.option("--resume", is_flag=True, help="Go on with the run of this name where it was saved last.")
 @command_output
 def train(output: Output, config: Path, overrides: tuple[str, ...], *, resume: bool) -> None:
-    r"""Train the tasks of CONFIG together on one shared encoder, and test them.
+    """Train the tasks of CONFIG together on one shared encoder, and test them.
 
     Settings may be overridden, and are checked like the rest:
 
@@ -28,7 +28,7 @@ def train(output: Output, config: Path, overrides: tuple[str, ...], *, resume: b
         mtlkit train run.yaml strategy.name=gradnorm training.epochs=20 tasks.digit.weight=2
 
     Ctrl-C finishes the step, saves the run, and says how to go on; a second Ctrl-C ends at once.
-    """
+    """  # noqa: D301 - click takes the character itself
     document = read_config(config, overrides)
     from mtlkit import app
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 __all__ = [
     "CheckpointWritten",
@@ -32,6 +34,12 @@ class TaskResult:
     loss: float
     metrics: Mapping[str, float]
     rows: int
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read back what a run wrote, where NaN became null."""
+        metrics = {name: math.nan if value is None else value for name, value in data["metrics"].items()}
+        return cls(math.nan if data["loss"] is None else data["loss"], metrics, data["rows"])
 
 
 @dataclass(frozen=True)

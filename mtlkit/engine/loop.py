@@ -60,10 +60,11 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
             emit(record)
         if progress.step % plan.evaluate_every == 0 or progress.step == plan.steps:
             _evaluate(experiment, run, progress, emit)
-        if progress.step % plan.checkpoint_every == 0 or progress.step == plan.steps or stop:
+        stopping = bool(stop)  # asked once, or a signal between two questions would go unsaved
+        if progress.step % plan.checkpoint_every == 0 or progress.step == plan.steps or stopping:
             folder = run.save(progress.step, model, progress.state(experiment, run), keep=plan.keep)
             emit(CheckpointWritten(progress.step, folder))
-        if stop and progress.step < plan.steps:
+        if stopping and progress.step < plan.steps:
             where = f"Stopped after step {progress.step} of {plan.steps}; the run is saved in {run.path}."
             raise Stopped(where, stop.signal_number or 0)
     return _test(experiment, run, progress, emit)

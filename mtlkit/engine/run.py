@@ -14,6 +14,7 @@ from torch import nn
 from mtlkit.engine import checkpoint
 from mtlkit.engine.storage import storage_errors, sync, write_json, write_text
 from mtlkit.errors import CheckpointError, ConfigError, MtlkitError, Problem
+from mtlkit.plainjson import dumps
 
 __all__ = ["RunFolder"]
 
@@ -92,7 +93,7 @@ class RunFolder:
         """Append a line to ``metrics.jsonl`` or ``timings.jsonl``."""
         with storage_errors("append to"):
             file = self._file(name)
-            file.write(json.dumps(record).encode() + b"\n")
+            file.write(dumps(record).encode() + b"\n")
             file.flush()
 
     def sizes(self) -> dict[str, int]:

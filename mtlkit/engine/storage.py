@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mtlkit.errors import StorageError
+from mtlkit.plainjson import dumps
 
 __all__ = ["storage_errors", "sync", "write_json", "write_text"]
 
@@ -44,4 +44,4 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: object) -> None:
     """Write a whole JSON file."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
+    write_text(path, dumps(data, indent=2) + "\n")
