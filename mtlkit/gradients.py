@@ -11,7 +11,9 @@ backpropagated once, for the weighted sum. No second derivative is ever taken.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +84,7 @@ def backward(
         NonFiniteError: If a loss, or a gradient that the strategy needs, is NaN or infinite; nothing is changed.
     """
     names, each = _named(losses)
-    _check(names, each, strategy, tasks)
+    _check(names, each, strategy, tasks, preference)
     stacked = torch.stack([loss.detach() for loss in each])
     if not stacked.isfinite().all():
         raise NonFiniteError(_non_finite("loss", names, stacked.isfinite(), stacked))
@@ -114,6 +116,9 @@ def backward(
 class _Cut:
     """The backward pass, cut at the features.
 
+    Where a loss reaches a weight of the encoder past the features as well (a penalty on the weights, a skip
+    connection), there is no place to cut: then each loss is differentiated whole, which is as exact and costs more.
+
     Args:
         names: What to call each loss in an error.
         losses: The losses L_i.
@@ -121,69 +126,74 @@ class _Cut:
     """
 
     def __init__(self, names: Sequence[str], losses: Sequence[Tensor], features: Sequence[Tensor]) -> None:
+        self.losses = losses
         self.features = features
+        border = set(map(_edge, features))
+        behind = _reach((e for z in features if z.grad_fn for e in z.grad_fn.next_functions), border)
+        reached = [_reach([_edge(loss)], border, features) for loss in losses]
+        self.is_clean = not behind.met_border and all(each.leaves.keys().isdisjoint(behind.leaves) for each in reached)
         self.at_features: list[list[Tensor | None]] = []  # dL_i/dz for each task, for each z
-        self.at_leaves: list[dict[Tensor, Tensor]] = []  # dL_i/dp for each task, for each parameter that bypasses z
-        for name, loss in zip(names, losses, strict=True):
-            leaves = _leaves(loss, features)
+        self.at_leaves: list[list[tuple[Tensor, Tensor | None]]] = []  # each head's parameters, with dL_i/dp
+        for name, loss, each in zip(names, losses, reached, strict=True):
+            leaves = list(each.leaves.values()) if self.is_clean else []
             gradients = _grad([loss], [*features, *leaves])
-            at_features: list[Tensor | None] = list(gradients[: len(features)])
+            at_features = list(gradients[: len(features)])
             if all(gradient is None for gradient in at_features):
                 raise ValueError(
                     f"the loss of {name} does not depend on the features that were given; pass what its head is "
                     "computed from, before any detach()"
                 )
             self.at_features.append(at_features)
-            self.at_leaves.append(
-                {p: g for p, g in zip(leaves, gradients[len(features) :], strict=True) if g is not None}
-            )
+            self.at_leaves.append(list(zip(leaves, gradients[len(features) :], strict=True)))
 
     def gramian(self, over: Over | None, shared: Shared | None) -> Tensor:
         """Return the inner products of the tasks' gradients ``[K, K]``."""
         if over is Over.FEATURES:
-            return _gramian(self._filled())
+            return _gramian([_filled(row, self.features) for row in self.at_features])
         if shared is None:
             raise ValueError("this strategy compares gradients at shared weights: pass the encoder as shared=")
         parameters = _last_weights(shared) if over is Over.LAST_SHARED else _parameters(shared)
         if not parameters:
             raise ValueError("no shared parameter requires a gradient, and this strategy compares gradients there")
-        return _gramian([self._at(parameters, task) for task in range(len(self.at_features))])
+        return _gramian([self._at(parameters, task) for task in range(len(self.losses))])
 
     def backward(self, factors: Tensor) -> None:
         """Add the gradient of sum_i factors_i L_i to ``.grad`` of every parameter."""
+        if not self.is_clean:
+            torch.autograd.backward(self.losses, list(factors.unbind()))
+            return
         for factor, at_leaves in zip(factors, self.at_leaves, strict=True):
-            for leaf, gradient in at_leaves.items():
-                weighted = factor.to(gradient) * gradient
-                leaf.grad = weighted if leaf.grad is None else leaf.grad + weighted
-        sums: list[Tensor] = []
+            for leaf, gradient in at_leaves:
+                if gradient is not None:
+                    weighted = factor.to(gradient) * gradient
+                    leaf.grad = weighted if leaf.grad is None else leaf.grad + weighted
         used: list[Tensor] = []
+        sums: list[Tensor] = []
         for feature, column in zip(self.features, zip(*self.at_features, strict=True), strict=True):
-            parts = [f.to(g) * g for f, g in zip(factors, column, strict=True) if g is not None]
-            if parts and feature.requires_grad:
-                sums.append(torch.stack(parts).sum(0))
+            # The weights are not rounded to the features' dtype, which may be a short one.
+            parts = [
+                factor * gradient for factor, gradient in zip(factors, column, strict=True) if gradient is not None
+            ]
+            if parts:
                 used.append(feature)
+                sums.append(torch.stack(parts).sum(0).to(feature.dtype))
         torch.autograd.backward(used, sums)
 
-    def _filled(self) -> list[list[Tensor]]:
-        """Return dL_i/dz with zeros where a task does not use a batch."""
-        return [
-            [torch.zeros_like(z) if g is None else g for z, g in zip(self.features, row, strict=True)]
-            for row in self.at_features
-        ]
-
     def _at(self, parameters: Sequence[Tensor], task: int) -> list[Tensor]:
-        """Return the gradient of one loss at shared parameters, from its gradient at the features."""
-        outputs, gradients = zip(
-            *((z, g) for z, g in zip(self.features, self.at_features[task], strict=True) if g is not None), strict=True
-        )
-        through = _grad(outputs, parameters, gradients)
-        if all(gradient is None for gradient in through):
+        """Return the gradient of one loss at shared parameters."""
+        if self.is_clean:
+            pairs = [(z, g) for z, g in zip(self.features, self.at_features[task], strict=True) if g is not None]
+            gradients = _grad([z for z, _ in pairs], parameters, [g for _, g in pairs])
+        else:
+            gradients = _grad([self.losses[task]], parameters)
+        if all(gradient is None for gradient in gradients):
             raise ValueError("the features do not depend on the shared parameters that were given")
-        bypass = self.at_leaves[task]  # a weight penalty in the loss, say
-        return [
-            (torch.zeros_like(p) if g is None else g) + bypass.get(p, 0)
-            for p, g in zip(parameters, through, strict=True)
-        ]
+        return _filled(gradients, parameters)
+
+
+def _filled(gradients: Sequence[Tensor | None], places: Sequence[Tensor]) -> list[Tensor]:
+    """Return gradients with zeros where there is none."""
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, places, strict=True)]
 
 
 def _grad(
@@ -207,26 +217,51 @@ def _gramian(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
     largest = rows.abs().amax(1, keepdim=True)  # [K, 1]
     rows = rows / torch.where(largest > 0, largest, 1)
     scale = largest.cpu().double()
-    return (rows @ rows.T).cpu().double() * scale * scale.T
+    products = (rows @ rows.T).cpu().double()
+    # Each norm by itself: a matrix product may round equal rows differently, and equal norms are then not equal.
+    products.diagonal().copy_(rows.square().sum(1))
+    return products * scale * scale.T
 
 
-def _leaves(loss: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-    """Return the leaves that `loss` reaches without passing through a feature tensor: its head's parameters."""
-    border = {feature.grad_fn for feature in features}
-    outside = set(map(id, features))
+_Edge = tuple[Node | None, int]  # an operation, and which of its outputs
+
+
+class _Reach(NamedTuple):
+    """What a walk through the graph came to.
+
+    Attributes:
+        leaves: The leaves, by identity.
+        met_border: Whether it came to the border.
+    """
+
+    leaves: dict[int, Tensor]
+    met_border: bool
+
+
+def _edge(tensor: Tensor) -> _Edge:
+    return tensor.grad_fn, tensor.output_nr
+
+
+def _reach(start: Iterable[_Edge], border: AbstractSet[_Edge], outside: Sequence[Tensor] = ()) -> _Reach:
+    """Walk from `start` towards the leaves, never past the border; leaves in `outside` do not count."""
+    barred = set(map(id, outside))
     leaves: dict[int, Tensor] = {}
+    met_border = False
     seen: set[Node] = set()
-    ahead = [loss.grad_fn]
+    ahead = list(start)
     while ahead:
-        node = ahead.pop()
-        if node is None or node in border or node in seen:
+        node, number = ahead.pop()
+        if node is None or node in seen:
+            continue
+        if (node, number) in border:
+            met_border = True
             continue
         seen.add(node)
         leaf = getattr(node, "variable", None)  # only the node that accumulates into a leaf has one
-        if leaf is not None and id(leaf) not in outside:
+        if leaf is not None and id(leaf) not in barred:
             leaves[id(leaf)] = leaf
-        ahead += [following for following, _ in node.next_functions]
-    return list(leaves.values())
+        ahead += node.next_functions
+    return _Reach(leaves, met_border)
 
 
 def _last_weights(shared: Shared) -> list[Tensor]:
@@ -257,10 +292,19 @@ def _named(losses: Losses) -> tuple[list[str], list[Tensor]]:
     return [f"task {index}" for index in range(len(each))], each
 
 
-def _check(names: Sequence[str], losses: Sequence[Tensor], strategy: Strategy, tasks: Tensor | None) -> None:
+def _check(
+    names: Sequence[str],
+    losses: Sequence[Tensor],
+    strategy: Strategy,
+    tasks: Tensor | None,
+    preference: Tensor | None,
+) -> None:
     expected = strategy.n_tasks if tasks is None else len(tasks)
     if len(losses) != expected:
         raise ValueError(f"received {len(losses)} losses for {expected} tasks")
+    if preference is not None and preference.shape != (expected,):
+        shape = tuple(preference.shape)
+        raise ValueError(f"preference needs one factor for each of the {expected} losses; received shape {shape}")
     for name, loss in zip(names, losses, strict=True):
         if loss.ndim != 0:
             raise ValueError(f"the loss of {name} must be a scalar; received shape {tuple(loss.shape)}")

@@ -38,5 +38,5 @@ class Schedule:
         if self.shape == "cosine":
             return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
         if self.shape == "step":
-            return self.gamma ** sum(step >= milestone * steps for milestone in self.milestones)
+            return self.gamma ** sum(step >= round(milestone * steps) for milestone in self.milestones)
         return 1.0

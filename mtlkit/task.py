@@ -82,7 +82,8 @@ class Source(ABC):
     """Where rows come from.
 
     Tasks whose sources are equal share one batch and one pass through the encoder. Two sources are equal when they are
-    of one class and hold equal values, so a source is best a frozen dataclass whose fields are what its rows depend on.
+    of one class and hold equal values, so a source is best a frozen dataclass whose fields are what its rows depend on:
+    a path, a seed, a number. Rows themselves are loaded in :meth:`splits`, not held in fields.
     """
 
     @abstractmethod

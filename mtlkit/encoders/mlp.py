@@ -34,8 +34,9 @@ class MLP(Encoder):
     ) -> None:
         super().__init__()
         self.layers = dense(inputs.size, layers, activation_name=activation, dropout=dropout)
+        self.size = inputs.size
         self.features = FeatureSpec((layers[-1],))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        features: Tensor = self.layers(inputs.flatten(1))  # [B, D]
+        features: Tensor = self.layers(inputs.reshape(len(inputs), self.size))  # [B, D]
         return features

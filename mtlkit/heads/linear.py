@@ -19,9 +19,10 @@ class Linear(nn.Module):
 
     def __init__(self, features: FeatureSpec, outputs: int) -> None:
         super().__init__()
+        self.size = features.size
         self.output = nn.Linear(features.size, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
         """Turn features ``[B, *features.shape]`` into outputs ``[B, outputs]``."""
-        outputs: Tensor = self.output(features.flatten(1))
+        outputs: Tensor = self.output(features.reshape(len(features), self.size))
         return outputs

@@ -33,10 +33,11 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.size = features.size
         self.hidden = dense(features.size, layers, activation_name=activation, dropout=dropout)
         self.output = nn.Linear(layers[-1] if layers else features.size, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
         """Turn features ``[B, *features.shape]`` into outputs ``[B, outputs]``."""
-        outputs: Tensor = self.output(self.hidden(features.flatten(1)))
+        outputs: Tensor = self.output(self.hidden(features.reshape(len(features), self.size)))
         return outputs

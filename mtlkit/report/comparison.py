@@ -41,7 +41,7 @@ class Estimate:
     @property
     def mean(self) -> float:
         """The mean."""
-        return fmean(self.values)
+        return _mean(self.values)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -51,7 +51,7 @@ class Estimate:
     @property
     def verdict(self) -> Verdict:
         """What a gain says: for several seeds by its interval, for one by its sign alone."""
-        low, high = self.interval or (self.mean, self.mean)
+        low, high = self.interval or ((self.mean, self.mean) if len(self.values) == 1 else (-math.inf, math.inf))
         if low > 0:
             return "helped"
         return "hurt" if high < 0 else "no difference seen"
@@ -110,6 +110,11 @@ class Comparison:
         }
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean; NaN where a value is not finite, for a run that diverged has no share in one."""
+    return fmean(values) if all(map(math.isfinite, values)) else math.nan
+
+
 def compare(
     seeds: Sequence[int],
     headlines: Mapping[str, Headline],
@@ -136,4 +141,4 @@ def compare(
             gain=Estimate(tuple(100 * sign * (b - a) / abs(a) if a else math.nan for a, b in pairs)),
         )
     gains = zip(*(task.gain.values for task in tasks.values()), strict=True)
-    return Comparison(tuple(seeds), tasks, Estimate(tuple(fmean(each) for each in gains)))
+    return Comparison(tuple(seeds), tasks, Estimate(tuple(_mean(each) for each in gains)))

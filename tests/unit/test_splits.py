@@ -1,0 +1,125 @@
+"""Carving splits, and seeds that are derived."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import chain
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtlkit import Split
+from mtlkit.data import carve, derived_seed
+from mtlkit.errors import DataError
+
+
+def split(n, offset=0, **columns):
+    numbers = torch.arange(offset, offset + n)
+    return Split(numbers[:, None].float(), {"number": numbers, **columns})
+
+
+def numbers(part):
+    return part.targets["number"].tolist()
+
+
+FRACTIONS = st.floats(0.01, 0.3)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(3, 200), FRACTIONS, FRACTIONS, st.integers(0, 2**63 - 1))
+def test_every_row_goes_to_exactly_one_split(n, validation, test, seed):
+    carved = carve({"train": split(n)}, validation=validation, test=test, seed=seed)
+    assert list(carved) == ["train", "validation", "test"]
+    assert sorted(chain.from_iterable(map(numbers, carved.values()))) == list(range(n))
+    assert len(carved["validation"]) == max(1, round(n * validation))
+    assert len(carved["test"]) == max(1, round(n * test))
+    for part in carved.values():
+        assert part.inputs[:, 0].tolist() == numbers(part)  # rows stay whole
+        assert numbers(part) == sorted(numbers(part))  # and in their order
+
+
+def test_the_seed_decides():
+    def rows(seed):
+        return {
+            name: numbers(part)
+            for name, part in carve({"train": split(50)}, validation=0.2, test=0.2, seed=seed).items()
+        }
+
+    assert rows(1) == rows(1)
+    assert rows(1) != rows(2)
+
+
+def test_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    carve({"train": split(10)}, validation=0.2, test=0.2, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_the_source_gives_is_kept():
+    given_splits = {"train": split(10), "validation": split(3, 10), "test": split(4, 20)}
+    carved = carve(given_splits, validation=0.5, test=0.5, seed=0)
+    assert all(carved[name] is part for name, part in given_splits.items())
+
+
+@pytest.mark.parametrize("missing", ["validation", "test"])
+def test_only_what_is_missing_is_carved(missing):
+    other = {"validation": "test", "test": "validation"}[missing]
+    carved = carve({other: split(3, 100), "train": split(10)}, validation=0.2, test=0.2, seed=0)
+    assert list(carved) == ["train", "validation", "test"]
+    assert numbers(carved[other]) == [100, 101, 102]
+    assert (len(carved[missing]), len(carved["train"])) == (2, 8)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_too_few_rows_are_refused(rows):
+    with pytest.raises(DataError, match=f"{rows} training rows are too few to carve validation and test from"):
+        carve({"train": split(rows)}, validation=0.1, test=0.1, seed=0)
+
+
+def test_fractions_that_leave_nothing_to_train_on_are_refused():
+    with pytest.raises(DataError, match="100 training rows are too few"):
+        carve({"train": split(100)}, validation=0.5, test=0.5, seed=0)
+
+
+def test_one_row_is_enough_where_nothing_is_carved():
+    whole = {name: split(1) for name in ("train", "validation", "test")}
+    assert len(carve(whole, validation=0.1, test=0.1, seed=0)["train"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["test"], "'test'"), (["train", "val"], "'train', 'val'"), ([], "received none")]
+)
+def test_unknown_and_missing_splits_are_refused(names, said):
+    with pytest.raises(DataError, match=f"A source gives 'train', and optionally 'validation' and 'test'.*{said}"):
+        carve({name: split(5) for name in names}, validation=0.1, test=0.1, seed=0)
+
+
+def test_splits_that_do_not_match_are_refused():
+    wide = Split(torch.zeros(5, 2), {"number": torch.zeros(5)})
+    with pytest.raises(DataError, match=r"Split 'test' does not match 'train': rows of shape \(2,\)"):
+        carve({"train": split(5), "test": wide}, validation=0.1, test=0.1, seed=0)
+    more = split(5, extra=torch.zeros(5))
+    with pytest.raises(DataError, match=r"columns \['extra', 'number'\], against \(1,\) with \['number'\]"):
+        carve({"train": split(5), "validation": more}, validation=0.1, test=0.1, seed=0)
+
+
+@given(st.lists(st.integers() | st.text()))
+def test_a_derived_seed_is_one_that_torch_takes(parts):
+    seed = derived_seed(*parts)
+    assert 0 <= seed < 2**63
+    assert torch.Generator().manual_seed(seed).initial_seed() == seed
+    assert derived_seed(*parts) == seed
+
+
+def test_every_part_and_its_place_count():
+    seeds = [derived_seed(*parts) for parts in ((1, 2), (2, 1), (12,), (1, 2, 0), ("a", 1), ("b", 1), ())]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_derived_seed_is_the_same_in_every_process():
+    code = "from mtlkit.data import derived_seed; print(derived_seed('stream', 7, 'a'))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(answer) == derived_seed("stream", 7, "a")
