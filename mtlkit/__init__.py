@@ -12,8 +12,9 @@ from mtlkit._version import __version__
 
 if TYPE_CHECKING:
     from mtlkit import architectures, encoders, errors, heads, strategies
-    from mtlkit.app import RunResult, baseline, build, check, evaluate, train
+    from mtlkit.app import RunResult, build, check, evaluate, train
     from mtlkit.architectures.base import Architecture
+    from mtlkit.baselines import baseline
     from mtlkit.config import RunConfig
     from mtlkit.encoders.base import Encoder
     from mtlkit.experiment import Experiment
@@ -79,7 +80,7 @@ _HOME = {
     "Task": "mtlkit.task",
     "Weighting": "mtlkit.strategies.base",
     "backward": "mtlkit.gradients",
-    "baseline": "mtlkit.app",
+    "baseline": "mtlkit.baselines",
     "build": "mtlkit.app",
     "check": "mtlkit.app",
     "evaluate": "mtlkit.app",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from mtlkit._version import __version__
 from mtlkit.assemble import Resolved, resolve
 from mtlkit.assemble import build as build_resolved
 from mtlkit.config import RunConfig
+from mtlkit.data.splits import SPLITS
 from mtlkit.engine import checkpoint
 from mtlkit.engine.evaluate import evaluate as evaluate_split
 from mtlkit.engine.events import (
@@ -34,14 +35,13 @@ from mtlkit.engine.probe import probe
 from mtlkit.engine.run import RunFolder
 from mtlkit.engine.settings import run_settings
 from mtlkit.engine.stopping import stop_on_signals
-from mtlkit.errors import CheckpointError, ConfigError, Problem
+from mtlkit.errors import CheckpointError, ConfigError, Problem, closest
 from mtlkit.experiment import Experiment
 from mtlkit.hookspecs import RunHooks
 from mtlkit.registry import Registry
-from mtlkit.report.comparison import Comparison, Headline, compare
 from mtlkit.yamlfile import Document, dump, load
 
-__all__ = ["BaselineResult", "RunResult", "Trial", "baseline", "build", "check", "evaluate", "train"]
+__all__ = ["Config", "RunResult", "as_document", "build", "check", "evaluate", "finished", "train"]
 
 Config = RunConfig | Document | Mapping[str, Any] | str | Path
 
@@ -75,7 +75,7 @@ def build(config: Config, *, registry: Registry | None = None) -> Experiment:
         PluginError: If a plugin is missing or broken.
         DataError: If the rows do not fit one another or the tasks.
     """
-    return build_resolved(resolve(_document(config), registry or Registry.discover()))
+    return build_resolved(resolve(as_document(config), registry or Registry.discover()))
 
 
 def check(config: Config, *, registry: Registry | None = None) -> tuple[Resolved, Experiment]:
@@ -84,7 +84,7 @@ def check(config: Config, *, registry: Registry | None = None) -> tuple[Resolved
     Raises:
         MtlkitError: As :func:`build`, and where an output, a loss or a metric does not fit.
     """
-    resolved = resolve(_document(config), registry or Registry.discover())
+    resolved = resolve(as_document(config), registry or Registry.discover())
     experiment = build_resolved(resolved)
     with run_settings(experiment):
         probe(experiment)
@@ -112,7 +112,7 @@ def train(
         Stopped: If SIGINT or SIGTERM arrived; the run is saved.
     """
     registry = registry or Registry.discover()
-    resolved = resolve(_document(config), registry)
+    resolved = resolve(as_document(config), registry)
     hooks = _hooks(resolved, registry)
     folder = Path(resolved.config.run.dir) / resolved.config.run.name
     experiment: Experiment | None = None
@@ -120,7 +120,7 @@ def train(
         run = RunFolder.open(folder)
         _check_same(run, resolved)
         if run.result is not None:
-            return _finished(run)
+            return finished(run)
     else:
         experiment = build_resolved(resolved)
         with run_settings(experiment):
@@ -144,150 +144,28 @@ def evaluate(
         The step of the weights, and each task's result.
 
     Raises:
+        ConfigError: If there is no such split.
         CheckpointError: If the folder is no run, or its weights cannot be used.
         PluginError: If a plugin that the run used is missing or broken.
     """
+    if split not in SPLITS:
+        raise ConfigError(Problem(f"Unknown split '{split}'", remedy=closest(split, SPLITS)))
     run = RunFolder.open(Path(folder))
-    try:
-        step = checkpoint.verify(run.best)
-    except CheckpointError as error:
-        raise CheckpointError(f"The run {folder} has no weights to evaluate yet: {error}") from error
+    checkpoint.recover(run.best)
+    if not run.best.exists():
+        raise CheckpointError(f"The run {folder} has no weights to evaluate yet; it has not been evaluated once.")
+    step = checkpoint.verify(run.best)
     experiment = build(run.path / "config.yaml", registry=registry)
     checkpoint.load_weights(run.best, experiment.model)
     with run_settings(experiment):
         return step, evaluate_split(experiment, split)
 
 
-# --- baselines -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One run among those of a baseline.
-
-    Attributes:
-        name: What is trained: ``together``, or a task's label.
-        seed: Its seed.
-        number: Which of them it is, from 1.
-        of: How many there are.
-        reused: Whether it was there already, finished, with the same configuration.
-    """
-
-    name: str
-    seed: int
-    number: int
-    of: int
-    reused: bool
-
-
-@dataclass(frozen=True)
-class BaselineResult:
-    """Each task alone against all together.
-
-    Attributes:
-        folder: The folder that holds the runs.
-        comparison: What they say.
-    """
-
-    folder: Path
-    comparison: Comparison
-
-
-def baseline(
-    config: Config,
-    *,
-    seeds: int = 1,
-    listeners: Sequence[Listener] = (),
-    on_trial: Callable[[Trial], None] = lambda _: None,
-    registry: Registry | None = None,
-) -> BaselineResult:
-    """Train all tasks together and each task alone, at the same budget, and compare.
-
-    The budget is the multi-task run's number of optimizer steps, with the same batches: each task sees as many of its
-    rows alone as together. Runs of the same configuration that are finished already are used as they are.
-
-    Args:
-        config: A RunConfig, a mapping, or the path of a YAML file.
-        seeds: How many seeds, from the configuration's own upwards.
-        listeners: Functions that are told of each event of each run.
-        on_trial: A function that is told of each run before it starts.
-        registry: What is installed; discovered by default.
-
-    Raises:
-        MtlkitError: As :func:`train`.
-    """
-    registry = registry or Registry.discover()
-    document = _document(config)
-    resolved, experiment = check(document, registry=registry)
-    plain = resolved.plain()
-    root = Path(resolved.config.run.dir) / f"{resolved.config.run.name}-baseline"
-    names = ["together", *resolved.labels]
-    together: dict[str, list[float]] = {label: [] for label in resolved.labels}
-    alone: dict[str, list[float]] = {label: [] for label in resolved.labels}
-    headlines = {bound.label: _headline(bound.task.metrics()) for bound in experiment.tasks}
-    first = resolved.config.run.seed
-    total = seeds * len(names)
-    for seed in range(first, first + seeds):
-        for name in names:
-            settings = _trial(plain, experiment, resolved.labels, name, seed, root)
-            known = [Path(resolved.config.run.dir) / resolved.config.run.name] if name == "together" else []
-            finished = _find_finished([*known, root / f"seed-{seed}" / name], settings)
-            number = (seed - first) * len(names) + names.index(name) + 1
-            on_trial(Trial(name, seed, number, total, finished is not None))
-            result = finished or train(settings, resume=True, listeners=listeners, registry=registry)
-            for label in resolved.labels if name == "together" else [name]:
-                value = result.results[label].metrics[headlines[label].metric]
-                (together if name == "together" else alone)[label].append(value)
-    comparison = compare(range(first, first + seeds), headlines, alone, together)
-    return BaselineResult(root, comparison)
-
-
-def _trial(
-    plain: Mapping[str, Any], experiment: Experiment, labels: Sequence[str], name: str, seed: int, root: Path
-) -> dict[str, Any]:
-    """Return the configuration of one run of a baseline."""
-    settings = dict(plain)
-    settings["run"] = {"name": name, "dir": str(root / f"seed-{seed}"), "seed": seed}
-    settings["hooks"] = []
-    if name == "together":
-        return settings
-    settings["tasks"] = [{**plain["tasks"][labels.index(name)], "weight": 1.0}]
-    settings["strategy"] = {"name": "mtlkit:fixed"}
-    # What an epoch is stays the same, so the steps, the learning rates, and when the run is evaluated and saved do too.
-    settings["training"] = {**plain["training"], "steps_per_epoch": experiment.plan.steps_per_epoch}
-    if plain["checkpoints"]["best"].partition("/")[0] not in {"loss", "last", name}:
-        settings["checkpoints"] = {**plain["checkpoints"], "best": "loss"}
-    return settings
-
-
-def _find_finished(folders: Sequence[Path], settings: Mapping[str, Any]) -> RunResult | None:
-    """Return a finished run of this very configuration, whatever its name."""
-    for folder in folders:
-        if (folder / "config.yaml").is_file() and (folder / "done.json").is_file():
-            run = RunFolder.open(folder)
-            saved = load(folder / "config.yaml").data
-            if isinstance(saved, dict) and _comparable(saved) == _comparable(settings):
-                return _finished(run)
-    return None
-
-
-def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides a run's numbers: not its name, nor who is told of them."""
-    rest = {key: value for key, value in settings.items() if key not in {"run", "hooks"}}
-    # A run alone is written with its strategy's options left to their defaults.
-    strategy = {key: value for key, value in settings["strategy"].items() if value is not None}
-    return rest | {"seed": settings["run"]["seed"], "strategy": strategy}
-
-
-def _headline(metrics: Mapping[str, Any]) -> Headline:
-    name, metric = next(iter(metrics.items()))
-    return Headline(name, bool(metric.higher_is_better))
-
-
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _document(config: Config) -> Document:
+def as_document(config: Config) -> Document:
+    """Return a configuration as a document, which knows the place of each key where it was read from a file."""
     if isinstance(config, Document):
         return config
     if isinstance(config, str | Path):
@@ -306,13 +184,16 @@ def _fit(experiment: Experiment, run: RunFolder, listeners: Sequence[Listener]) 
     return RunResult(run.path, results, done["best_step"], done["steps"])
 
 
-def _finished(run: RunFolder) -> RunResult:
+def finished(run: RunFolder) -> RunResult:
+    """Return what a finished run came to."""
     done = run.result or {}
     try:
         results = {label: TaskResult.from_json(result) for label, result in done["test"].items()}
         return RunResult(run.path, results, done["best_step"], done["steps"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{run.path / 'done.json'} is not what a run writes: {error!r}.") from error
+        raise CheckpointError(
+            f"{run.path / 'done.json'} is not what a run writes: {error!r}. Remove it, and --resume makes it again."
+        ) from error
 
 
 def _check_same(run: RunFolder, resolved: Resolved) -> None:
@@ -323,9 +204,9 @@ def _check_same(run: RunFolder, resolved: Resolved) -> None:
     differences = list(_differences(saved, asked, ""))
     if differences:
         shown = "; ".join(f"{path} was {before!r} and is {after!r}" for path, before, after in differences[:5])
-        remedy = (
-            f"Resume it as it was: mtlkit train {run.path / 'config.yaml'} --resume. Or give this run another run.name."
-        )
+        remedy = "Give this run another run.name."
+        if run.result is None:
+            remedy += f" Or go on with that one as it was: mtlkit train {run.path / 'config.yaml'} --resume."
         raise ConfigError(Problem(f"The run {run.path} was started with another configuration: {shown}", remedy=remedy))
 
 
@@ -333,6 +214,9 @@ def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any,
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
             yield from _differences(before.get(key), after.get(key), f"{path}.{key}".removeprefix("."))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield from _differences(old, new, f"{path}[{index}]")
     elif before != after:
         yield path, before, after
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from mtlkit.model import MultiTaskModel
 from mtlkit.schedule import Schedule
 from mtlkit.strategies.base import Strategy
 from mtlkit.task import Split, Task
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 __all__ = ["BoundTask", "Experiment", "Plan", "SourceGroup"]
 
@@ -34,6 +38,14 @@ class BoundTask:
     task: Task
     weight: float = 1.0
     provider: str = "given in Python"
+
+    def fresh_metrics(self, device: torch.device) -> dict[str, Metric]:
+        """Return the task's metrics, begun anew: a task may hand out the same objects each time."""
+        with self.blame("metrics"):
+            metrics = {name: metric.to(device) for name, metric in self.task.metrics().items()}
+            for metric in metrics.values():
+                metric.reset()
+        return metrics
 
     @contextmanager
     def blame(self, part: str, *tensors: tuple[str, Tensor]) -> Iterator[None]:

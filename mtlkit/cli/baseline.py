@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from mtlkit.cli.progress import show_progress
 from mtlkit.errors import Stopped
 
 if TYPE_CHECKING:
-    from mtlkit.app import Trial
+    from mtlkit.baselines import Trial
     from mtlkit.report.comparison import Comparison, Estimate
 
 __all__ = ["baseline"]
@@ -32,19 +33,20 @@ def baseline(output: Output, config: Path, overrides: tuple[str, ...], *, seeds:
     Runs that are finished already are used as they are, so a baseline that was stopped goes on where it was.
     """
     document = read_config(config, overrides)
-    from mtlkit import app
+    from mtlkit import baselines
 
     def on_trial(trial: Trial) -> None:
+        alone = " alone" if trial.alone else ""
         done = "  (finished already)" if trial.reused else ""
-        output.remark(f"[{trial.number}/{trial.of}] seed {trial.seed}, {_name(trial.name)}{done}")
+        output.remark(f"[{trial.number}/{trial.of}] seed {trial.seed}, {trial.name}{alone}{done}")
 
     try:
         # A bar for each run would come and go; the lines above say which run it is.
         with show_progress(output, title="training") as listeners:
             shown = listeners if output.progress_console.is_terminal else []
-            result = app.baseline(document, seeds=seeds, listeners=shown, on_trial=on_trial)
+            result = baselines.baseline(document, seeds=seeds, listeners=shown, on_trial=on_trial)
     except Stopped as stopped:
-        again = " ".join(["mtlkit baseline", str(config), *overrides, "--seeds", str(seeds)])
+        again = shlex.join(["mtlkit", "baseline", str(config), *overrides, "--seeds", str(seeds)])
         raise Stopped(f"{stopped} Go on with: {again}", stopped.exit_code - 128) from None
     output.result(
         {"folder": str(result.folder), **result.comparison.to_dict()},
@@ -52,10 +54,6 @@ def baseline(output: Output, config: Path, overrides: tuple[str, ...], *, seeds:
         _sentence(result.comparison),
         f"The runs are in {result.folder}",
     )
-
-
-def _name(name: str) -> str:
-    return name if name == "together" else f"{name} alone"
 
 
 def _table(comparison: Comparison) -> Table:

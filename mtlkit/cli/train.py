@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -36,7 +37,7 @@ def train(output: Output, config: Path, overrides: tuple[str, ...], *, resume: b
         with show_progress(output) as listeners:
             run = app.train(document, resume=resume, listeners=listeners)
     except Stopped as stopped:
-        again = " ".join(["mtlkit train", str(config), *overrides, "--resume"])
+        again = shlex.join(["mtlkit", "train", str(config), *overrides, "--resume"])
         number = stopped.exit_code - 128
         raise Stopped(f"{stopped} Go on with: {again}", number) from None
     output.result(

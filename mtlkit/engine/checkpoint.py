@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mtlkit.engine.storage import storage_errors, sync
 from mtlkit.errors import CheckpointError
 
-__all__ = ["SCHEMA_VERSION", "load_state", "load_weights", "save", "verify"]
+__all__ = ["SCHEMA_VERSION", "load_state", "load_weights", "recover", "save", "verify"]
 
 SCHEMA_VERSION = 1
 
@@ -46,7 +46,7 @@ def save(folder: Path, *, step: int, model: nn.Module, state: Mapping[str, Any] 
             save_file(_separate(model.state_dict()), temporary / "weights.safetensors")
             if state is not None:
                 tensors: dict[str, Tensor] = {}
-                plain = _pack(state, "", tensors)
+                plain = _pack(state, tensors)
                 save_file(_separate(tensors), temporary / "state.safetensors")
                 (temporary / "state.json").write_text(json.dumps(plain), encoding="utf-8")
             hashes = {path.name: _hash(path) for path in sorted(temporary.iterdir())}
@@ -54,12 +54,37 @@ def save(folder: Path, *, step: int, model: nn.Module, state: Mapping[str, Any] 
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
             for path in temporary.iterdir():
                 sync(path)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-            sync(folder.parent)
+            _replace(folder, temporary)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def _replace(folder: Path, temporary: Path) -> None:
+    """Put a whole new folder in the place of an old one; wherever this is cut off, one of the two is left."""
+    old = _old(folder)
+    recover(folder)
+    if folder.exists():
+        folder.rename(old)
+    try:
+        temporary.rename(folder)
+    except BaseException:
+        recover(folder)
+        raise
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Put an older checkpoint back that was moved away for a newer one which never came."""
+    old = _old(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def verify(folder: Path) -> int:
@@ -68,24 +93,33 @@ def verify(folder: Path) -> int:
     Raises:
         CheckpointError: If it is not, naming the file and what is wrong with it.
     """
+    with storage_errors("read the checkpoint"):
+        recover(folder)
+    path = folder / "manifest.json"
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        version, step, hashes = manifest["schema_version"], int(manifest["step"]), dict(manifest["sha256"])
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
     except OSError as error:
-        raise CheckpointError(f"Cannot read {folder / 'manifest.json'}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'manifest.json'} is no manifest: {error!r}.") from error
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no manifest: {error!r}.") from error
     if version != SCHEMA_VERSION:
         raise CheckpointError(
             f"{folder} has schema version {version}, and this mtlkit reads version {SCHEMA_VERSION}. Use the mtlkit "
             "that wrote it, which the run's environment.json names."
         )
+    try:
+        step, hashes = int(manifest["step"]), dict(manifest["sha256"])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path} is no manifest: {error!r}.") from error
+    if "weights.safetensors" not in hashes:
+        raise CheckpointError(f"{path} does not vouch for weights.safetensors.")
     for name, expected in hashes.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise CheckpointError(f"{path} is missing from the checkpoint.")
-        if _hash(path) != expected:
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in manifest.json.")
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            raise CheckpointError(f"{file} is missing from the checkpoint.")
+        if _hash(file) != expected:
+            raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one in manifest.json.")
     return step
 
 
@@ -112,7 +146,7 @@ def load_state(folder: Path) -> Any:
     try:
         tensors = load_file(folder / "state.safetensors")
         return _unpack(json.loads((folder / "state.json").read_text(encoding="utf-8")), tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"The state in {folder} cannot be read: {error}.") from error
 
 
@@ -130,19 +164,20 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # written as a mapping with one key that starts with '$'.
 
 
-def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        tensors[path] = value
-        return {"$tensor": path}
+        name = str(len(tensors))
+        tensors[name] = value
+        return {"$tensor": name}
     if isinstance(value, Mapping):
-        items = [[key, _pack(item, f"{path}/{key}", tensors)] for key, item in value.items()]
+        items = [[key, _pack(item, tensors)] for key, item in value.items()]
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return dict(items)
         return {"$items": items}
     if isinstance(value, tuple):
-        return {"$tuple": [_pack(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]}
+        return {"$tuple": [_pack(item, tensors) for item in value]}
     if isinstance(value, list):
-        return [_pack(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
+        return [_pack(item, tensors) for item in value]
     return value
 
 

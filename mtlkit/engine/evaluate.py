@@ -37,11 +37,7 @@ def evaluate(experiment: Experiment, split: str) -> dict[str, TaskResult]:
 
 def _evaluate_group(experiment: Experiment, group: SourceGroup, split: str) -> dict[int, TaskResult]:
     rows = group.splits[split]
-    metrics = {}
-    for index in group.tasks:
-        bound = experiment.tasks[index]
-        with bound.blame("metrics"):
-            metrics[index] = {name: m.to(experiment.device) for name, m in bound.task.metrics().items()}
+    metrics = {index: experiment.tasks[index].fresh_metrics(experiment.device) for index in group.tasks}
     sums = dict.fromkeys(group.tasks, 0.0)
     counts = dict.fromkeys(group.tasks, 0)
     for chosen in torch.arange(len(rows), device=experiment.device).split(experiment.plan.evaluation_batch_size):

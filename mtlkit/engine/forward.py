@@ -42,10 +42,10 @@ def forward(experiment: Experiment, group: SourceGroup, batch: Split, *, complet
         complete: Whether every row is known to have a label for every task, so that none need be looked for.
 
     Raises:
-        PluginError: If a head or loss fails, or a loss is no scalar.
+        PluginError: If the encoder, a head or a loss fails, or a loss is no scalar.
     """
     with torch.autocast(experiment.device.type, experiment.plan.autocast, enabled=experiment.plan.autocast is not None):
-        features = experiment.model.architecture(batch.inputs, group.tasks)
+        features = _encode(experiment, group, batch)
         made: list[TaskBatch] = []
         for index, z in zip(group.tasks, features, strict=True):
             bound = experiment.tasks[index]
@@ -60,6 +60,20 @@ def forward(experiment: Experiment, group: SourceGroup, batch: Split, *, complet
                 output = experiment.model.head(bound.label)(rows)
             made.append(TaskBatch(index, z, output, target, _loss(bound, output, target)))
         return made
+
+
+def _encode(experiment: Experiment, group: SourceGroup, batch: Split) -> list[Tensor]:
+    try:
+        features: list[Tensor] = experiment.model.architecture(batch.inputs, group.tasks)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        labels = " and ".join(f"'{experiment.tasks[index].label}'" for index in group.tasks)
+        raise PluginError(
+            f"The encoder cannot take the rows of {labels}, of shape {tuple(batch.inputs.shape)} and dtype "
+            f"{batch.inputs.dtype}: {type(error).__name__}: {error}"
+        ) from error
+    return features
 
 
 def _loss(bound: BoundTask, output: Tensor, target: Tensor) -> Tensor:

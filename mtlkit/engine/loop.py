@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -47,8 +48,7 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
         started = time.perf_counter()
         rate = _set_learning_rates(experiment, progress.step)
         passes = [_forward_backward(experiment, progress.step) for _ in range(plan.accumulate)]
-        if plan.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
+        _check_and_clip_gradient(experiment, progress.step)
         experiment.optimizer.step()
         experiment.optimizer.zero_grad()
         progress.step += 1
@@ -68,6 +68,18 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
             where = f"Stopped after step {progress.step} of {plan.steps}; the run is saved in {run.path}."
             raise Stopped(where, stop.signal_number or 0)
     return _test(experiment, run, progress, emit)
+
+
+def _check_and_clip_gradient(experiment: Experiment, step: int) -> None:
+    norm = torch.nn.utils.clip_grad_norm_(experiment.model.parameters(), experiment.plan.clip_norm or math.inf)
+    if norm.isfinite():
+        return
+    parameters = experiment.model.named_parameters()
+    bad = [name for name, p in parameters if p.grad is not None and not p.grad.isfinite().all()]
+    where = f" of {', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}" if bad else ""  # noqa: PLR2004
+    raise NonFiniteError(
+        f"Non-finite gradient{where}. It was found before step {step + 1}; the weights are as they were."
+    )
 
 
 def _set_learning_rates(experiment: Experiment, step: int) -> float:

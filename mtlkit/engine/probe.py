@@ -35,10 +35,10 @@ def probe(experiment: Experiment) -> None:
                     raise PluginError(
                         f"The loss of task '{bound.label}' depends on nothing that can be trained ({bound.provider})."
                     )
+                metrics = bound.fresh_metrics(experiment.device)
                 with bound.blame("metrics", ("Head output", made.output), ("Target", made.target)):
-                    metrics = bound.task.metrics()
                     for metric in metrics.values():
-                        metric.to(experiment.device).update(made.output.detach().float(), made.target)
+                        metric.update(made.output.detach().float(), made.target)
                 if not metrics or next(iter(metrics.values())).higher_is_better is None:
                     raise PluginError(
                         f"Task '{bound.label}' needs a first metric whose higher_is_better is True or False: it is the "

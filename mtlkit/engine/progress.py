@@ -99,8 +99,9 @@ class Progress:
             relative = [
                 bound.weight * results[bound.label].loss / max(abs(self.first_losses[bound.label]), sys.float_info.min)
                 for bound in experiment.tasks
+                if results[bound.label].rows  # a task without validation rows leaves the choice to the others
             ]
-            return sum(relative) / len(relative)
+            return sum(relative) / len(relative) if relative else -self.step
         label, _, metric = rule.partition("/")
         bound = experiment.tasks[experiment.labels.index(label)]
         sign = -1 if bound.task.metrics()[metric].higher_is_better else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -45,9 +46,8 @@ class RunFolder:
             try:
                 path.mkdir()
             except FileExistsError:
-                free = next(
-                    f"{path.name}-{n}" for n in range(2, 10_000) if not path.with_name(f"{path.name}-{n}").exists()
-                )
+                names = (f"{path.name}-{number}" for number in itertools.count(2))
+                free = next(name for name in names if not path.with_name(name).exists())
                 remedy = f"Nothing was changed. Go on with that run: --resume. Or name this one: run.name={free}."
                 raise ConfigError(Problem(f"The run folder {path} exists already", remedy=remedy)) from None
         run = cls(path)
@@ -63,7 +63,8 @@ class RunFolder:
             CheckpointError: If the folder is none.
         """
         if not (path / "config.yaml").is_file():
-            raise CheckpointError(f"{path} is no run folder: it has no config.yaml.")
+            remedy = "Remove it if nothing in it is needed, or name another run."
+            raise CheckpointError(f"{path} is no run folder: it has no config.yaml. {remedy}")
         return cls(path)
 
     def __enter__(self) -> Self:
@@ -80,8 +81,10 @@ class RunFolder:
         path = self.path / "done.json"
         try:
             return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read: {error}. Without it, the run can be gone on with: --resume."
+            ) from error
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write ``done.json``, the last file of a run."""
@@ -91,10 +94,8 @@ class RunFolder:
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl`` or ``timings.jsonl``."""
-        with storage_errors("append to"):
-            file = self._file(name)
-            file.write(dumps(record).encode() + b"\n")
-            file.flush()
+        with storage_errors(f"append to {self.path / name}"):
+            self._file(name).write(dumps(record).encode() + b"\n")
 
     def sizes(self) -> dict[str, int]:
         """Return how long each record file is, in bytes: a checkpoint remembers it."""
@@ -110,7 +111,7 @@ class RunFolder:
 
     def _file(self, name: str) -> BinaryIO:
         if name not in self._files:
-            self._files[name] = (self.path / name).open("ab")
+            self._files[name] = (self.path / name).open("ab", buffering=0)
         return self._files[name]
 
     # --- checkpoints ---
@@ -122,8 +123,9 @@ class RunFolder:
 
     def save(self, step: int, model: nn.Module, state: Mapping[str, Any], *, keep: int) -> Path:
         """Write a checkpoint, then drop all but the newest `keep`."""
-        for file in self._files.values():
-            sync(Path(file.name))
+        with storage_errors("put the records on the disk in"):
+            for file in self._files.values():
+                sync(Path(file.name))
         folder = self.path / "checkpoints" / f"step-{step:06d}"
         checkpoint.save(folder, step=step, model=model, state=state)
         for old in self._checkpoints()[:-keep]:
@@ -150,4 +152,5 @@ class RunFolder:
 
     def _checkpoints(self) -> list[Path]:
         folders = (self.path / "checkpoints").glob("step-*")
-        return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+        steps = {int(number): folder for folder in folders if (number := folder.name.removeprefix("step-")).isdecimal()}
+        return [steps[step] for step in sorted(steps)]

@@ -19,6 +19,7 @@ def run_settings(experiment: Experiment) -> Iterator[None]:
     plan, device = experiment.plan, experiment.device
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     if plan.deterministic and device.type == "cuda":
         os.environ.setdefault(
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
@@ -26,8 +27,9 @@ def run_settings(experiment: Experiment) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             torch.set_num_threads(plan.threads or threads)
-            torch.use_deterministic_algorithms(plan.deterministic or deterministic)
+            if plan.deterministic:
+                torch.use_deterministic_algorithms(mode=True)
             yield
         finally:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

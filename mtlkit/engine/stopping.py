@@ -36,6 +36,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # One that is ignored (under nohup, say) stays so; None is a handler that was not set from Python.
+    before = {number: handler for number, handler in before.items() if handler not in {signal.SIG_IGN, None}}
 
     def note(number: int, _: FrameType | None) -> None:
         request.signal_number = number
