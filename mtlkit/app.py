@@ -14,7 +14,6 @@ import pluggy
 import torch
 
 from mtlkit._version import __version__
-from mtlkit.assemble import Resolved, resolve
 from mtlkit.assemble import build as build_resolved
 from mtlkit.config import RunConfig
 from mtlkit.data.splits import SPLITS
@@ -39,6 +38,7 @@ from mtlkit.errors import CheckpointError, ConfigError, Problem, closest
 from mtlkit.experiment import Experiment
 from mtlkit.hookspecs import RunHooks
 from mtlkit.registry import Registry
+from mtlkit.resolve import Resolved, resolve
 from mtlkit.yamlfile import Document, dump, load
 
 __all__ = ["Config", "RunResult", "as_document", "build", "check", "evaluate", "finished", "train"]

@@ -1,327 +1,33 @@
-"""Assemble: from a configuration's names to built objects. The one bridge between the registry and the maths.
-
-:func:`resolve` finds what the configuration names and checks every option, and tells of everything that is wrong at
-once; :func:`build` makes an :class:`~mtlkit.experiment.Experiment` of what it found.
-"""
+"""Assemble: from a resolved configuration to built objects, the one bridge between names and maths."""
 
 from __future__ import annotations
 
-import functools
 import math
-import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from mtlkit.architectures.base import Architecture
-from mtlkit.config import DEFAULT_NAMES, Checkpoints, Component, RunConfig, TaskConfig, Training, named
+from mtlkit.config import DEFAULT_EPOCHS, RunConfig
 from mtlkit.data.splits import carve, derived_seed
 from mtlkit.data.stream import Stream
 from mtlkit.encoders.base import Encoder
-from mtlkit.errors import ConfigError, DataError, MtlkitError, PluginError, Problem, closest
+from mtlkit.errors import DataError, MtlkitError, PluginError, closest
 from mtlkit.experiment import BoundTask, Experiment, Plan, SourceGroup
 from mtlkit.model import MultiTaskModel
-from mtlkit.options import Signature, signature_of
-from mtlkit.problems import as_json, child, dotted
-from mtlkit.registry import Record, Registry
+from mtlkit.resolve import Part, Resolved
 from mtlkit.schedule import Schedule
-from mtlkit.specs import InputSpec
+from mtlkit.specs import FeatureSpec, InputSpec
 from mtlkit.strategies.base import Strategy
 from mtlkit.task import Source, Split, Task
-from mtlkit.yamlfile import Document, SettingPath
+from mtlkit.yamlfile import SettingPath
 
-__all__ = ["Part", "Resolved", "build", "optimizers", "resolve"]
+__all__ = ["build"]
 
-DEFAULT_EPOCHS = 10
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-_FACTS = {
-    "tasks": (),
-    "encoders": ("inputs",),
-    "architectures": ("make_encoder", "n_tasks"),
-    "strategies": ("n_tasks", "loss_kinds", "n_classes"),
-}
-_NO_PLAIN_STEP = {
-    "lbfgs": "It evaluates the loss several times in a step, and a weighted step has one.",
-    "sparseadam": "It takes sparse gradients alone.",
-}
-
-Found = TypeVar("Found")
-Model = TypeVar("Model", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One component that a configuration names, found and loaded.
-
-    Attributes:
-        component: The class.
-        signature: What its constructor takes.
-        options: Its options, checked, with every default.
-        path: Where in the configuration its options stand.
-        record: Who provides it; None for what is not plugged in, the optimizer.
-    """
-
-    component: Any
-    signature: Signature
-    options: Mapping[str, Any]
-    path: SettingPath
-    record: Record | None = None
-
-    @property
-    def plain_options(self) -> dict[str, Any]:
-        """The options as plain data."""
-        return self.signature.plain(self.options)
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A configuration whose every name was found and whose every option was checked.
-
-    Attributes:
-        config: The configuration.
-        document: Where it came from, for the places in errors.
-        encoder: The encoder.
-        architecture: The architecture.
-        strategy: The strategy.
-        optimizer: The optimizer.
-        tasks: The tasks, in order.
-        labels: What the run calls them.
-        device: Where it will run.
-    """
-
-    config: RunConfig
-    document: Document
-    encoder: Part
-    architecture: Part
-    strategy: Part
-    optimizer: Part
-    tasks: Sequence[Part]
-    labels: Sequence[str]
-    device: torch.device
-
-    @property
-    def records(self) -> list[Record]:
-        """Who provides the components that the run uses."""
-        parts = (self.encoder, self.architecture, self.strategy, *self.tasks)
-        return sorted({part.record for part in parts if part.record})
-
-    def plain(self) -> dict[str, Any]:
-        """Return the configuration as plain data, with every default, and every component by its qualified name."""
-        plain = self.config.model_dump(mode="json")
-        for section in ("encoder", "architecture", "strategy", "optimizer"):
-            part: Part = getattr(self, section)
-            name = part.record.qualified if part.record else plain[section]["name"]
-            plain[section] = {"name": name, **part.plain_options}
-        for task, part, label in zip(plain["tasks"], self.tasks, self.labels, strict=True):
-            name = part.record.qualified if part.record else task["name"]
-            task |= {"name": name, "label": label, "options": part.plain_options}
-            task["batch_size"] = task["batch_size"] or plain["training"]["batch_size"]
-        if plain["training"]["steps"] is None:
-            plain["training"]["epochs"] = plain["training"]["epochs"] or DEFAULT_EPOCHS
-        return plain
-
-    def problem(self, what: str, path: SettingPath, remedy: str = "") -> ConfigError:
-        """Return the error for one setting."""
-        return ConfigError(Problem(what, dotted(path), self.document.location(path), remedy))
-
-
-# --- resolve: names and options --------------------------------------------------------------------------------------
-
-
-def resolve(document: Document, registry: Registry) -> Resolved:
-    """Check a configuration against what is installed. It imports the plugins that are named, and no other.
-
-    Raises:
-        ConfigError: With every problem of shape, name and option at once.
-        PluginError: If nothing else is wrong than that plugins are missing or broken.
-    """
-    resolver = _Resolver(document, registry)
-    config = resolver.attempt(lambda: RunConfig.from_document(document))
-    encoder = resolver.component("encoder", "encoders")
-    architecture = resolver.component("architecture", "architectures")
-    strategy = resolver.component("strategy", "strategies")
-    optimizer = resolver.optimizer()
-    tasks, labels = resolver.tasks()
-    device = resolver.device()
-    resolver.check_best(labels)
-    for name in config.hooks if config else ():
-        resolver.attempt(functools.partial(registry.find, "plugins", name), ("hooks",))
-    resolver.raise_failures()
-    # With no failure told of, every part was found; the types cannot say so.
-    return Resolved(
-        config=cast("RunConfig", config),
-        document=document,
-        encoder=cast("Part", encoder),
-        architecture=cast("Part", architecture),
-        strategy=cast("Part", strategy),
-        optimizer=cast("Part", optimizer),
-        tasks=tasks,
-        labels=labels,
-        device=device,
-    )
-
-
-class _Resolver:
-    """Finds the parts of a configuration one by one, and goes on past what is wrong."""
-
-    def __init__(self, document: Document, registry: Registry) -> None:
-        self.document = document
-        self.registry = registry
-        self.failures: list[MtlkitError] = []
-
-    def attempt(self, find: Callable[[], Found], path: SettingPath | None = None) -> Found | None:
-        """Return what `find` finds; keep its error for later, and give one that has no place this one."""
-        try:
-            return find()
-        except ConfigError as error:
-            problems = error.problems
-            if path is not None:
-                place = self.document.location(path)
-                problems = tuple(p if p.path else replace(p, path=dotted(path), location=place) for p in problems)
-            self.failures.append(ConfigError(problems))
-        except PluginError as error:
-            self.failures.append(error)
-        return None
-
-    def raise_failures(self) -> None:
-        if not self.failures:
-            return
-        if all(isinstance(failure, PluginError) for failure in self.failures):
-            raise PluginError("\n".join(map(str, self.failures)))
-        problems: list[Problem] = []
-        for failure in self.failures:
-            problems += (
-                failure.problems if isinstance(failure, ConfigError) else [Problem(str(failure).removesuffix("."))]
-            )
-        raise ConfigError(sorted(problems, key=_line_and_column))
-
-    def section(self, path: SettingPath, model: type[Model], default: Any = None) -> Model | None:
-        """Return one section, whether or not others are sound; None for one whose shape is wrong, told of already."""
-        data: object = self.document.data
-        for part in path:
-            data = child(data, part)
-        if data is None:
-            return default if isinstance(default, model) else None
-        try:
-            return model.model_validate_json(as_json(named(data, DEFAULT_NAMES.get(str(path[0])))))
-        except ValidationError:
-            return None
-
-    def component(self, section: str, kind: str) -> Part | None:
-        """Return what one component section names."""
-        found = self.section((section,), Component, RunConfig.model_fields[section].default)
-        return None if found is None else self.part(kind, found.name, found.options, (section, "name"), (section,))
-
-    def part(
-        self, kind: str, name: str, options: Mapping[str, object], named_at: SettingPath, options_at: SettingPath
-    ) -> Part | None:
-        """Return what a name and options stand for."""
-        return self.attempt(lambda: self._load(kind, name, options, options_at), named_at)
-
-    def _load(self, kind: str, name: str, options: Mapping[str, object], path: SettingPath) -> Part:
-        record = self.registry.find(kind, name)
-        component = self.registry.load(record)
-        signature = signature_of(component)
-        for fact in signature.facts:
-            if fact not in _FACTS[kind]:
-                known = ", ".join(_FACTS[kind]) or "none"
-                raise PluginError(
-                    f"The constructor of '{name}' ({record.provider}) takes '{fact}' before its options, and what is "
-                    f"supplied to {kind} is: {known}. Make it keyword-only if it is an option."
-                )
-        return Part(component, signature, signature.check(options, self.document, path), path, record)
-
-    def optimizer(self) -> Part | None:
-        """Return the optimizer."""
-        found = self.section(("optimizer",), Component, RunConfig.model_fields["optimizer"].default)
-        if found is None:
-            return None
-        return self.attempt(lambda: self._load_optimizer(found), ("optimizer", "name"))
-
-    def _load_optimizer(self, found: Component) -> Part:
-        known, name = optimizers(), found.name.lower()
-        if name in _NO_PLAIN_STEP:
-            raise ConfigError(Problem(f"The optimizer '{found.name}' cannot be used here", remedy=_NO_PLAIN_STEP[name]))
-        if name not in known:
-            raise ConfigError(Problem(f"Unknown optimizer '{found.name}'", remedy=closest(name, list(known))))
-        signature = signature_of(known[name], all_options=True)
-        options = signature.check(found.options, self.document, ("optimizer",))
-        return Part(known[name], signature, options, ("optimizer",))
-
-    def tasks(self) -> tuple[list[Part], list[str]]:
-        """Return the tasks and their labels."""
-        listed = child(self.document.data, "tasks")
-        parts: list[Part] = []
-        labels: list[str] = []
-        for index in range(len(listed) if isinstance(listed, list) else 0):
-            path: SettingPath = ("tasks", index)
-            found = self.section(path, TaskConfig)
-            if found is None:
-                continue
-            part = self.part("tasks", found.name, found.options, (*path, "name"), (*path, "options"))
-            label = found.label or re.sub(r"[^A-Za-z0-9_-]", "_", found.name.rpartition(":")[2])
-            if label in labels:
-                self.fail(f"Two tasks are called '{label}'", path, "Give one of them a label of its own.")
-            labels.append(label)
-            if part is not None:
-                parts.append(part)
-        return parts, labels
-
-    def check_best(self, labels: Sequence[str]) -> None:
-        """Check that the rule for the best weights names a task."""
-        checkpoints = self.section(("checkpoints",), Checkpoints, Checkpoints()) or Checkpoints()
-        label, slash, _ = checkpoints.best.partition("/")
-        if slash and label not in labels:
-            self.fail(f"No task is called '{label}'", ("checkpoints", "best"), closest(label, labels))
-
-    def device(self) -> torch.device:
-        """Return where the run will be; what is not available is told of."""
-        training = self.section(("training",), Training, Training()) or Training()
-        name = training.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(name)
-        available = {
-            "cpu": True,
-            "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-            "mps": torch.backends.mps.is_available(),
-        }
-        if not available[device.type]:
-            working = ", ".join(kind for kind, works in available.items() if works)
-            what = f"The device '{name}' is not available on this machine"
-            self.fail(what, ("training", "device"), f"Available: auto, {working}.")
-        elif device.type == "mps" and training.precision == "float64":
-            self.fail("The device 'mps' has no float64", ("training", "precision"), "Use float32, or the cpu.")
-        return device
-
-    def fail(self, what: str, path: SettingPath, remedy: str) -> None:
-        """Tell of a problem with one setting."""
-        self.failures.append(ConfigError(Problem(what, dotted(path), self.document.location(path), remedy)))
-
-
-def _line_and_column(problem: Problem) -> tuple[int, ...]:
-    """Return where to sort a problem: in the order of the text, those without a place last."""
-    numbers = re.findall(r":(\d+)", problem.location)
-    return tuple(map(int, numbers[-2:])) if numbers else (sys.maxsize,)
-
-
-def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
-    """Return the optimizers of torch.optim that can take a weighted step, by name in lower case."""
-    found = {
-        name.lower(): value
-        for name, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
-    }
-    return {name: found[name] for name in sorted(found) if name not in _NO_PLAIN_STEP}
-
-
-# --- build: objects --------------------------------------------------------------------------------------------------
 
 
 def build(resolved: Resolved) -> Experiment:
@@ -411,16 +117,19 @@ def _group(
         path: SettingPath = ("tasks", members[-1], "batch_size")
         what = f"Tasks that share a source share its batches, and they ask for different sizes: {asked}"
         raise resolved.problem(what, path, "Give them one batch_size.")
-    with first.blame("source"):
-        given = source.splits()
-    for index in members:
-        _check_columns(tasks[index], given)
-    splits = carve(
-        given,
-        validation=config.evaluation.validation,
-        test=config.evaluation.test,
-        seed=derived_seed(config.evaluation.split_seed, "split"),
-    )
+    try:
+        with first.blame("source"):
+            given = source.splits()
+        for index in members:
+            _check_columns(tasks[index], given)
+        splits = carve(
+            given,
+            validation=config.evaluation.validation,
+            test=config.evaluation.test,
+            seed=derived_seed(config.evaluation.split_seed, "split"),
+        )
+    except DataError as error:
+        raise DataError(f"The rows of task '{first.label}' cannot be used ({first.provider}). {error}") from error
     splits = {name: split.to(resolved.device, dtype) for name, split in splits.items()}
     complete = True
     for index in members:
@@ -472,6 +181,7 @@ def _common_row(tasks: Sequence[BoundTask], groups: Sequence[SourceGroup]) -> In
 
 def _architecture(resolved: Resolved, inputs: InputSpec) -> Architecture:
     part, made = resolved.architecture, 0
+    provider = resolved.encoder.record.provider if resolved.encoder.record else ""
 
     def make_encoder() -> Encoder:
         nonlocal made
@@ -479,6 +189,11 @@ def _architecture(resolved: Resolved, inputs: InputSpec) -> Architecture:
         made += 1
         with _refusals(resolved, resolved.encoder, resolved.encoder.path):
             encoder: Encoder = resolved.encoder.component(inputs, **resolved.encoder.options)
+        if not isinstance(getattr(encoder, "features", None), FeatureSpec):
+            raise PluginError(
+                f"An encoder says in its attribute 'features', an mtlkit.FeatureSpec, what it makes, and {provider} "
+                "has none."
+            )
         return encoder
 
     facts = _chosen(part, {"make_encoder": make_encoder, "n_tasks": len(resolved.tasks)})

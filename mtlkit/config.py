@@ -7,6 +7,7 @@ Every model here forbids unknown keys, is strict about types, and refuses NaN an
 from __future__ import annotations
 
 import functools
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -23,6 +24,9 @@ __all__ = [
     "RunConfig",
     "TaskConfig",
     "Training",
+    "default_label",
+    "json_schema",
+    "named",
 ]
 
 # Not made of dots alone: '.' and '..' are folders that exist.
@@ -31,14 +35,17 @@ Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
+DEFAULT_EPOCHS = 10
+"""How long a run is that says neither epochs nor steps."""
+
 DEFAULT_NAMES = {
-    "encoder": "mlp",
-    "architecture": "hard-sharing",
-    "strategy": "fixed",
+    "encoder": "mtlkit:mlp",
+    "architecture": "mtlkit:hard-sharing",
+    "strategy": "mtlkit:fixed",
     "optimizer": "adamw",
     "schedule": "constant",
 }
-"""The component that each section names where it does not say."""
+"""The component that each section names where it does not say; of mtlkit, whoever else offers one of that name."""
 
 
 def named(value: object, default: str | None = None) -> object:
@@ -46,6 +53,11 @@ def named(value: object, default: str | None = None) -> object:
     if isinstance(value, str):
         return {"name": value}
     return {"name": default, **value} if default and isinstance(value, dict) else value
+
+
+def default_label(name: str) -> str:
+    """Return what a run calls a task that is given no label: its short name, what no label may hold made '_'."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name.rpartition(":")[2])[:80]
 
 
 def _section(section: str) -> BeforeValidator:
@@ -79,7 +91,7 @@ class Run(Section):
 
     name: RunName = "run"
     """The name of the run's folder: letters, digits, '.', '_' and '-'."""
-    dir: Annotated[str, Field(min_length=1)] = "runs"
+    dir: Annotated[str, Field(pattern=r"^[^\x00]+$")] = "runs"
     """The folder that holds the run's folder."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds initial weights, the order of rows, dropout, and everything else that is random."""
@@ -147,6 +159,12 @@ class Evaluation(Section):
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seeds which rows are held out; apart from `run.seed`, so that runs of different seeds share their test rows."""
 
+    @model_validator(mode="after")
+    def _leaves_rows(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("the fractions of validation and test leave no row to train on")
+        return self
+
 
 class Checkpoints(Section):
     """When the run is saved, and which weights are its result."""
@@ -207,15 +225,15 @@ class RunConfig(Section):
     """Everything that a run is made of. Only `tasks` has no default."""
 
     run: Run = Run()
-    encoder: Annotated[Component, _section("encoder")] = Component(name="mlp")
+    encoder: Annotated[Component, _section("encoder")] = Component(name=DEFAULT_NAMES["encoder"])
     """The shared encoder, its options beside its name: layers, activation, dropout and so on."""
-    architecture: Annotated[Component, _section("architecture")] = Component(name="hard-sharing")
+    architecture: Annotated[Component, _section("architecture")] = Component(name=DEFAULT_NAMES["architecture"])
     """How the tasks share encoders."""
     tasks: Annotated[list[Annotated[TaskConfig, BeforeValidator(named)]], Field(min_length=1)]
     """The tasks, any number."""
-    strategy: Annotated[Component, _section("strategy")] = Component(name="fixed")
+    strategy: Annotated[Component, _section("strategy")] = Component(name=DEFAULT_NAMES["strategy"])
     """What weighs the tasks' losses."""
-    optimizer: Annotated[Component, _section("optimizer")] = Component(name="adamw")
+    optimizer: Annotated[Component, _section("optimizer")] = Component(name=DEFAULT_NAMES["optimizer"])
     """Any optimizer of torch.optim by name, its options beside its name."""
     schedule: ScheduleConfig = ConstantSchedule(name="constant")
     """How the learning rate changes over the run."""
@@ -236,3 +254,17 @@ class RunConfig(Section):
             return cls.model_validate_json(as_json(document.data))
         except ValidationError as error:
             raise ConfigError(problems_of(error, document, (), cls)) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a configuration, its short forms included: a bare name, options without one."""
+    schema = RunConfig.model_json_schema()
+    definitions, properties = schema["$defs"], schema["properties"]
+    definitions["Component"].pop("required")
+    properties["tasks"]["items"] = {"anyOf": [{"type": "string"}, properties["tasks"]["items"]]}
+    for section in ("encoder", "architecture", "strategy", "optimizer"):
+        properties[section]["anyOf"] = [{"type": "string"}, {"$ref": properties[section].pop("$ref")}]
+    shapes = properties["schedule"].pop("discriminator")["mapping"]
+    definitions["ConstantSchedule"].pop("required")
+    properties["schedule"]["anyOf"] = [{"enum": list(shapes)}, {"oneOf": properties["schedule"].pop("oneOf")}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

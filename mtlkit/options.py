@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic_core import to_jsonable_python
 
 from mtlkit.errors import ConfigError, PluginError
 from mtlkit.problems import as_json, problems_of
 from mtlkit.yamlfile import Document, SettingPath
 
 __all__ = ["Signature", "signature_of"]
+
+_SETTINGS = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Signature:
     facts: tuple[str, ...]
     model: type[BaseModel]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the options."""
+        return [str(field.alias) for field in self.model.model_fields.values()]
+
     def check(self, options: Mapping[str, object], document: Document, path: SettingPath) -> dict[str, Any]:
         """Return the options, checked and with every default.
 
@@ -43,11 +51,11 @@ class Signature:
             checked = self.model.model_validate_json(as_json(options))
         except ValidationError as error:
             raise ConfigError(problems_of(error, document, path, self.model)) from None
-        return {name: getattr(checked, name) for name in self.model.model_fields}
+        return {str(field.alias): getattr(checked, name) for name, field in self.model.model_fields.items()}
 
     def plain(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return checked options as plain data, such as YAML can hold."""
-        return self.model.model_construct(**options).model_dump(mode="json")
+        return {name: to_jsonable_python(value) for name, value in options.items()}
 
 
 def signature_of(component: type, *, all_options: bool = False) -> Signature:
@@ -74,25 +82,31 @@ def signature_of(component: type, *, all_options: bool = False) -> Signature:
         if parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
             if constructor is object.__init__:
                 continue
+            spelt = str(parameter).partition(":")[0]
             raise PluginError(
-                f"The constructor of {name} takes *{parameter.name}: options are named one by one, keyword-only, typed "
-                "and with defaults, so that they can be checked."
+                f"The constructor of {name} takes {spelt}: options are named one by one, keyword-only, typed and with "
+                "defaults, so that they can be checked."
             )
         if parameter.kind is not parameter.KEYWORD_ONLY and not (all_options and position > 0):
             facts.append(parameter.name)
             continue
         if parameter.name not in hints:
             raise PluginError(f"Option '{parameter.name}' of {name} has no type annotation; options are checked by it.")
+        if parameter.name.startswith("_"):
+            raise PluginError(f"Option '{parameter.name}' of {name} begins with '_', and no configuration can set it.")
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (_plain_annotation(hints[parameter.name]), default)
-    settings = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
-    )
-    try:
-        model = create_model(component.__name__, __config__=settings, **fields)
-    except Exception as error:  # pydantic's own errors here have no common root
-        raise PluginError(f"The options of {name} cannot be checked by their annotations: {error}.") from error
-    return Signature(tuple(facts), model)
+        annotation = _plain_annotation(hints[parameter.name])
+        try:
+            TypeAdapter(annotation, config=_SETTINGS)
+        except Exception as error:  # pydantic's own errors here have no common root
+            raise PluginError(
+                f"Option '{parameter.name}' of {name} cannot be checked by its annotation {annotation}: an option is "
+                "something that YAML can hold, such as a number, a text, a list or a Literal."
+            ) from error
+        # Under a name of its own, since pydantic's models have attributes that an option may be called like.
+        field: Any = Field(default, alias=parameter.name)
+        fields[f"option_{parameter.name}"] = (annotation, field)
+    return Signature(tuple(facts), create_model(component.__name__, __config__=_SETTINGS, **fields))
 
 
 def _plain_annotation(annotation: Any) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from mtlkit.config import default_label
 from mtlkit.errors import ConfigError, Problem, closest
 from mtlkit.problems import child
 from mtlkit.yamlfile import Document, SettingPath, parse_scalar
@@ -37,7 +39,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
         try:
             given.append((_setting(key, document.data), parse_scalar(value), f"command line: {text}"))
         except ConfigError as error:
-            problems += error.problems
+            problems += [replace(problem, location=f"command line: {text}") for problem in error.problems]
     named = [path for path, _, _ in given]
     for path, setting, origin in given:
         document = _make_room(document, path, setting, named)
@@ -51,29 +53,39 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
 
 
 def _setting(key: str, data: object) -> SettingPath:
-    parts: list[str | int] = list(key.split("."))
-    if parts[0] == "tasks" and len(parts) > 1:
-        parts[1] = _task_position(str(parts[1]), data)
-    return tuple(parts)
+    """Return the path that a key stands for; an item of a list is named by its position, a task by its label too."""
+    path: list[str | int] = []
+    for part in key.split("."):
+        if path == ["tasks"]:
+            path.append(_task_position(part, data))
+        else:
+            path.append(int(part) if part.isdecimal() and isinstance(_at(data, path), list) else part)
+    return tuple(path)
+
+
+def _at(data: object, path: Sequence[str | int]) -> object:
+    for part in path:
+        data = child(data, part)
+    return data
 
 
 def _task_position(word: str, data: object) -> int:
     tasks = child(data, "tasks")
-    names = [_task_label(task) for task in tasks] if isinstance(tasks, list) else []
-    for index, (label, name) in enumerate(names):
-        if word in {label, name, str(index)}:
-            return index
+    names = [_task_names(task) for task in tasks] if isinstance(tasks, list) else []
+    for kind in range(2):  # labels first: one may be the name of another task
+        for index, each in enumerate(names):
+            if each[kind] == word:
+                return index
+    if word.isdecimal() and int(word) < len(names):
+        return int(word)
     known = [label for label, _ in names]
-    raise ConfigError(
-        Problem(f"No task '{word}' to override", "tasks", f"command line: tasks.{word}", closest(word, known))
-    )
+    raise ConfigError(Problem(f"No task '{word}' to override", f"tasks.{word}", remedy=closest(word, known)))
 
 
-def _task_label(task: object) -> tuple[str, str]:
-    if isinstance(task, str):
-        return task.rpartition(":")[2], task
-    name = str(child(task, "name"))
-    return str(child(task, "label") or name.rpartition(":")[2]), name
+def _task_names(task: object) -> tuple[str, str]:
+    """Return a task's label and its name."""
+    name = str(task if isinstance(task, str) else child(task, "name"))
+    return str(child(task, "label") or default_label(name)), name
 
 
 def _make_room(document: Document, path: SettingPath, value: object, named: Sequence[SettingPath]) -> Document:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mtlkit.errors import Problem, closest
+from mtlkit.errors import ConfigError, Problem, closest
 from mtlkit.yamlfile import Document, SettingPath
 
 __all__ = ["as_json", "child", "dotted", "problems_of"]
@@ -18,7 +18,10 @@ __all__ = ["as_json", "child", "dotted", "problems_of"]
 
 def as_json(data: object) -> str:
     """Return `data` as JSON, which pydantic's strict mode reads as a person means it: a list may be a tuple."""
-    return json.dumps({} if data is None else data, default=str)
+    try:
+        return json.dumps({} if data is None else data, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"The configuration is no plain data: {error}") from error
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -47,15 +50,14 @@ def problems_of(
 
 
 def _problem(details: ErrorDetails, document: Document, under: SettingPath, model: type[BaseModel]) -> Problem:
-    path = (*under, *_real_path(details["loc"], document.data, under))
+    path = (*under, *_real_path(details, document.data, under))
     kind, received = details["type"], details.get("input")
     name = dotted(path)
     if kind == "missing":
-        return Problem(
-            f"Missing key '{path[-1]}'", dotted(path[:-1]), document.location(path[:-1]), "It has no default."
-        )
+        parent, what = path[:-1], f"Missing {'item' if isinstance(path[-1], int) else 'key'} '{path[-1]}'"
+        return Problem(what, dotted(parent), document.location(parent), "It has no default.")
     if kind == "extra_forbidden":
-        known = _known_keys(model, path[len(under) : -1])
+        known = _known_keys(model, details["loc"][:-1])
         return Problem(f"Unknown key '{path[-1]}'", name, document.key_location(path), closest(path[-1], known))
     where = document.location(path)
     if kind in {"union_tag_invalid", "literal_error"}:
@@ -98,17 +100,21 @@ def _shown(value: object) -> str:
     return f"{shortened} ({kind})" if kind and kind not in {"null", "text"} else shortened
 
 
-def _real_path(location: Sequence[str | int], data: object, under: SettingPath) -> SettingPath:
-    """Return pydantic's location without what it adds: the branches of unions, the words for keys."""
+def _real_path(details: ErrorDetails, data: object, under: SettingPath) -> SettingPath:
+    """Return pydantic's location without what it adds: the branches of unions."""
     for part in under:
         data = child(data, part)
+    location = details["loc"]
     path: list[str | int] = []
     for index, part in enumerate(location):
-        inside = child(data, part)
-        if inside is None and index < len(location) - 1 and not (isinstance(data, Mapping) and part in data):
-            continue
-        path.append(part)
-        data = inside
+        if data is None or isinstance(data, Mapping):  # an empty document is an empty mapping
+            # A key that is missing is not there, and stands last; what else is not there is no key.
+            is_step = part in (data or ()) or (details["type"] == "missing" and index == len(location) - 1)
+        else:
+            is_step = isinstance(data, list) and isinstance(part, int)
+        if is_step:
+            path.append(part)
+            data = child(data, part)
     return tuple(path)
 
 
@@ -121,23 +127,23 @@ def child(data: object, part: str | int) -> Any:
     return None
 
 
-def _known_keys(model: type[BaseModel], path: SettingPath) -> list[str]:
-    """Return the keys that may stand at a path."""
+def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Return the keys that may stand at pydantic's location, which names the branch of a union by its tag."""
     current: Any = model
-    for part in path:
-        if not isinstance(part, str) or part not in getattr(current, "model_fields", {}):
-            continue
-        current = current.model_fields[part].annotation
-        while not hasattr(current, "model_fields"):
-            parameters = [
-                p for p in getattr(current, "__args__", ()) if hasattr(p, "__args__") or hasattr(p, "model_fields")
-            ]
-            if len(parameters) != 1:
-                return _union_keys(parameters)
-            current = parameters[0]
-    return list(getattr(current, "model_fields", {}))
+    for part in location:
+        fields = getattr(current, "model_fields", {})
+        if part in fields:
+            current = fields[part].annotation
+        for branch in _models_in(current):
+            tag = branch.model_fields.get("name")
+            if tag is not None and part in get_args(tag.annotation):
+                current = branch
+    found = _models_in(current)
+    return [field.alias or name for name, field in found[0].model_fields.items()] if found else []
 
 
-def _union_keys(models: Iterable[Any]) -> list[str]:
-    keys = [key for model in models for key in getattr(model, "model_fields", {})]
-    return list(dict.fromkeys(keys))
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that an annotation is made of."""
+    if hasattr(annotation, "model_fields"):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import pkgutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pluggy
-from packaging.utils import canonicalize_name
+from packaging.utils import InvalidName, canonicalize_name
 
 from mtlkit._version import __version__
 from mtlkit.builtins import BUILTINS
@@ -58,15 +58,18 @@ class Registry:
 
     Args:
         records: What is installed; :meth:`discover` finds it.
+        unreadable: What is wrong with each distribution whose entry points cannot be read.
     """
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, records: Iterable[Record], unreadable: Mapping[str, str] | None = None) -> None:
         self._records = sorted(set(records))
+        self.unreadable = dict(unreadable or {})
 
     @classmethod
     def discover(cls) -> Registry:
         """Read the entry points of every installed distribution, and import none of them."""
-        return cls([*_built_in(), *_installed()])
+        unreadable: dict[str, str] = {}
+        return cls([*_built_in(), *_installed(unreadable)], unreadable)
 
     def records(self, kind: str | None = None) -> list[Record]:
         """Return what is installed of one kind, or of every kind, sorted."""
@@ -89,8 +92,11 @@ class Registry:
         """
         known = self.records(kind)
         distribution, colon, short = name.rpartition(":")
-        if colon:
-            distribution = canonicalize_name(distribution)
+        try:
+            distribution = canonicalize_name(distribution, validate=True) if colon else ""
+        except InvalidName:
+            distribution = colon = ""  # no distribution can be called that, so nor can what it provides
+        if distribution:
             found = [r for r in known if (r.distribution, r.name) == (distribution, short)]
         else:
             found = [r for r in known if r.name == name]
@@ -100,7 +106,7 @@ class Registry:
         if found:
             providers = " and ".join(f"{r.qualified} ({r.distribution} {r.version})" for r in found)
             raise ConfigError(Problem(f"Ambiguous {singular} '{name}'", remedy=f"Say which one is meant: {providers}."))
-        if colon and not self._is_installed(distribution):
+        if distribution and not self._is_installed(distribution):
             raise PluginError(
                 f"The {singular} '{name}' comes from the distribution '{distribution}', which is not installed. "
                 f"Install it: pip install {distribution}"
@@ -135,7 +141,9 @@ class Registry:
         hook = COMPONENT_HOOKS[record.kind]
         try:
             answers = getattr(manager.hook, hook)()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise self._broken(record, f"its hook {hook} raised {type(error).__name__}: {error}") from error
         base = base_of(record.kind)
         if len(answers) != 1 or not isinstance(answers[0], type) or not issubclass(answers[0], base):
@@ -178,7 +186,7 @@ def _built_in() -> Iterator[Record]:
         yield Record(kind, name, OWN, __version__, value)
 
 
-def _installed() -> Iterator[Record]:
+def _installed(unreadable: dict[str, str]) -> Iterator[Record]:
     """Yield the entry points of each distribution once: the first on sys.path is the one that imports."""
     seen: set[str] = set()
     for distribution in importlib.metadata.distributions(path=sys.path):
@@ -186,9 +194,15 @@ def _installed() -> Iterator[Record]:
         if not name or name in seen:
             continue
         seen.add(name)
-        for kind in KINDS:
-            for entry in distribution.entry_points.select(group=f"mtlkit.{kind}"):
-                yield Record(kind, entry.name, name, distribution.version, entry.value)
+        try:
+            entries = list(distribution.entry_points)
+        except Exception as error:  # noqa: BLE001 - text that no installer wrote raises whatever it raises
+            unreadable[name] = f"{type(error).__name__}: {error}"
+            continue
+        for entry in entries:
+            group, _, kind = entry.group.partition(".")
+            if group == OWN and kind in KINDS:
+                yield Record(kind, entry.name, name, distribution.version or "?", entry.value)
 
 
 def _import(record: Record) -> Any:

@@ -20,7 +20,7 @@ def summary(record: Record) -> str:
     module, _, attribute = record.value.partition(":")
     try:
         text = _docstring(module, attribute)
-    except (OSError, SyntaxError, ValueError, ImportError):
+    except (OSError, SyntaxError, ValueError, ImportError, RecursionError):
         text = None
     if text is None and record.distribution != OWN:
         try:
@@ -84,7 +84,8 @@ def _docstring(module: str, attribute: str) -> str | None:
 def _calls(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """Yield (target, argument) of each ``target = function(argument)`` at the top of a module."""
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and node.value.args:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call) and node.value.args:
             argument = node.value.args[0]
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if isinstance(argument, ast.Name):
-                yield from ((target.id, argument.id) for target in node.targets if isinstance(target, ast.Name))
+                yield from ((target.id, argument.id) for target in targets if isinstance(target, ast.Name))

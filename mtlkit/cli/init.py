@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from mtlkit.cli.output import Output, command_output
+from mtlkit.config import default_label
 from mtlkit.errors import ConfigError, Problem, StorageError
-from mtlkit.registry import Registry
+from mtlkit.registry import Record, Registry
 from mtlkit.yamlfile import dump
 
 __all__ = ["init"]
@@ -62,7 +63,8 @@ def init(output: Output, path: Path, tasks: tuple[str, ...]) -> None:
                 "No task is installed to begin with", remedy="Tasks come from plugins: pip install one, or write one."
             )
         )
-    names = [{"name": r.qualified if registry.is_ambiguous(r) else r.name} for r in records]
+    records = list(dict.fromkeys(records))
+    names = [_entry(registry, record, records) for record in records]
     name = (
         "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem)[:80].strip(".") or "run"
     )
@@ -76,9 +78,18 @@ def init(output: Output, path: Path, tasks: tuple[str, ...]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
-    except FileExistsError:
+    except FileExistsError as error:
+        if not path.exists():  # then it is a folder on the way to it that is a file
+            raise StorageError(f"Cannot write {path}: {error.filename} is no folder.") from error
         remedy = "It was left as it is; name another file."
         raise ConfigError(Problem(f"The file {path} exists already", remedy=remedy)) from None
     except OSError as error:
         raise StorageError(f"Cannot write {path}: {error.strerror}.") from error
     output.result({"path": str(path), "tasks": [r.name for r in records]}, f"Wrote {path}. Now: mtlkit train {path}")
+
+
+def _entry(registry: Registry, record: Record, records: list[Record]) -> dict[str, str]:
+    entry = {"name": record.qualified if registry.is_ambiguous(record) else record.name}
+    if sum(other.name == record.name for other in records) > 1:
+        entry["label"] = f"{record.distribution}-{default_label(record.name)}".replace(".", "-")
+    return entry

@@ -39,6 +39,8 @@ def list_(output: Output, kind: str | None) -> None:
             columns, rows = columns[1:], [row[1:] for row in rows]
         output.result(shown, Table(columns, rows))
     else:
-        output.result(shown, f"No {kind or 'component'} is installed.")
+        output.result(shown, f"No {kind or 'components'} are installed.")
+    for name, reason in registry.unreadable.items():
+        output.remark(f"The entry points of {name} cannot be read ({reason}); reinstalling it may help.")
     if kind in {None, "tasks"} and not registry.records("tasks"):
         output.remark("No task is installed. Tasks come from plugins: pip install one, or write one.")

@@ -76,6 +76,9 @@ class Output:
         if self.as_json:
             click.echo(dumps({"error": error.to_dict()}, indent=2))
             return
+        if isinstance(error, Stopped):  # asked for, so no error
+            click.echo(str(error), err=True)
+            return
         problems = error.problems if isinstance(error, ConfigError) else ()
         heading = f"Error: {len(problems)} problems." if len(problems) > 1 else "Error:"
         lines = [f"  {problem}" for problem in problems] if len(problems) > 1 else [str(error)]

@@ -20,21 +20,12 @@ def schema(output: Output) -> None:
         mtlkit schema > run.schema.json
         # yaml-language-server: $schema=run.schema.json      (the first line of run.yaml)
     """  # noqa: D301 - click takes the character itself
-    from mtlkit.config import RunConfig
+    from mtlkit.config import json_schema
     from mtlkit.registry import Registry
 
     registry = Registry.discover()
-    text = RunConfig.model_json_schema()
-    text["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    names = {
-        kind: [r.name for r in registry.records(kind)] for kind in ("tasks", "encoders", "architectures", "strategies")
-    }
-    text["$defs"]["TaskConfig"]["properties"]["name"]["examples"] = names["tasks"]
+    text = json_schema()
     for section, kind in (("encoder", "encoders"), ("architecture", "architectures"), ("strategy", "strategies")):
-        about = text["properties"][section]
-        component = about.pop("$ref", "#/$defs/Component")
-        about["anyOf"] = [
-            {"type": "string", "examples": names[kind]},
-            {"allOf": [{"$ref": component}, {"properties": {"name": {"examples": names[kind]}}}]},
-        ]
+        text["properties"][section]["anyOf"][0]["examples"] = [record.name for record in registry.records(kind)]
+    text["properties"]["tasks"]["items"]["anyOf"][0]["examples"] = [r.name for r in registry.records("tasks")]
     output.result(text, json.dumps(text, indent=2))

@@ -1,0 +1,316 @@
+"""Resolve: find what a configuration names, check every option, and tell of everything that is wrong at once."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from mtlkit.config import (
+    DEFAULT_EPOCHS,
+    DEFAULT_NAMES,
+    Checkpoints,
+    Component,
+    RunConfig,
+    TaskConfig,
+    Training,
+    default_label,
+    named,
+)
+from mtlkit.errors import ConfigError, MtlkitError, PluginError, Problem, closest
+from mtlkit.options import Signature, signature_of
+from mtlkit.problems import as_json, child, dotted
+from mtlkit.registry import Record, Registry
+from mtlkit.yamlfile import Document, SettingPath
+
+__all__ = ["Part", "Resolved", "optimizers", "resolve"]
+
+_FACTS = {
+    "tasks": (),
+    "encoders": ("inputs",),
+    "architectures": ("make_encoder", "n_tasks"),
+    "strategies": ("n_tasks", "loss_kinds", "n_classes"),
+}
+_NO_PLAIN_STEP = {
+    "lbfgs": "It evaluates the loss several times in a step, and a weighted step has one.",
+    "sparseadam": "It takes sparse gradients alone.",
+}
+
+Found = TypeVar("Found")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component that a configuration names, found and loaded.
+
+    Attributes:
+        component: The class.
+        signature: What its constructor takes.
+        options: Its options, checked, with every default.
+        path: Where in the configuration its options stand.
+        record: Who provides it; None for what is not plugged in, the optimizer.
+    """
+
+    component: Any
+    signature: Signature
+    options: Mapping[str, Any]
+    path: SettingPath
+    record: Record | None = None
+
+    @property
+    def plain_options(self) -> dict[str, Any]:
+        """The options as plain data."""
+        return self.signature.plain(self.options)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration whose every name was found and whose every option was checked.
+
+    Attributes:
+        config: The configuration.
+        document: Where it came from, for the places in errors.
+        encoder: The encoder.
+        architecture: The architecture.
+        strategy: The strategy.
+        optimizer: The optimizer.
+        tasks: The tasks, in order.
+        labels: What the run calls them.
+        device: Where it will run.
+    """
+
+    config: RunConfig
+    document: Document
+    encoder: Part
+    architecture: Part
+    strategy: Part
+    optimizer: Part
+    tasks: Sequence[Part]
+    labels: Sequence[str]
+    device: torch.device
+
+    @property
+    def records(self) -> list[Record]:
+        """Who provides the components that the run uses."""
+        parts = (self.encoder, self.architecture, self.strategy, *self.tasks)
+        return sorted({part.record for part in parts if part.record})
+
+    def plain(self) -> dict[str, Any]:
+        """Return the configuration as plain data, with every default, and every component by its qualified name."""
+        plain = self.config.model_dump(mode="json")
+        for section in ("encoder", "architecture", "strategy", "optimizer"):
+            part: Part = getattr(self, section)
+            name = part.record.qualified if part.record else plain[section]["name"]
+            plain[section] = {"name": name, **part.plain_options}
+        for task, part, label in zip(plain["tasks"], self.tasks, self.labels, strict=True):
+            name = part.record.qualified if part.record else task["name"]
+            task |= {"name": name, "label": label, "options": part.plain_options}
+            task["batch_size"] = task["batch_size"] or plain["training"]["batch_size"]
+        if plain["training"]["steps"] is None:
+            plain["training"]["epochs"] = plain["training"]["epochs"] or DEFAULT_EPOCHS
+        return plain
+
+    def problem(self, what: str, path: SettingPath, remedy: str = "") -> ConfigError:
+        """Return the error for one setting."""
+        return ConfigError(Problem(what, dotted(path), self.document.location(path), remedy))
+
+
+def resolve(document: Document, registry: Registry) -> Resolved:
+    """Check a configuration against what is installed. It imports the plugins that are named, and no other.
+
+    Raises:
+        ConfigError: With every problem of shape, name and option at once.
+        PluginError: If nothing else is wrong than that plugins are missing or broken.
+    """
+    resolver = _Resolver(document, registry)
+    config = resolver.attempt(lambda: RunConfig.from_document(document))
+    encoder = resolver.component("encoder", "encoders")
+    architecture = resolver.component("architecture", "architectures")
+    strategy = resolver.component("strategy", "strategies")
+    optimizer = resolver.optimizer()
+    tasks, labels = resolver.tasks()
+    device = resolver.device()
+    resolver.check_best(labels)
+    resolver.hooks()
+    resolver.raise_failures()
+    # With no failure told of, every part was found; the types cannot say so.
+    return Resolved(
+        config=cast("RunConfig", config),
+        document=document,
+        encoder=cast("Part", encoder),
+        architecture=cast("Part", architecture),
+        strategy=cast("Part", strategy),
+        optimizer=cast("Part", optimizer),
+        tasks=tasks,
+        labels=labels,
+        device=device,
+    )
+
+
+class _Resolver:
+    """Finds the parts of a configuration one by one, and goes on past what is wrong."""
+
+    def __init__(self, document: Document, registry: Registry) -> None:
+        self.document = document
+        self.registry = registry
+        self.failures: list[MtlkitError] = []
+
+    def attempt(self, find: Callable[[], Found], path: SettingPath | None = None) -> Found | None:
+        """Return what `find` finds; keep its error for later, and give one that has no place this one."""
+        try:
+            return find()
+        except ConfigError as error:
+            problems = error.problems
+            if path is not None:
+                place = self.document.location(path)
+                problems = tuple(p if p.path else replace(p, path=dotted(path), location=place) for p in problems)
+            self.failures.append(ConfigError(problems))
+        except PluginError as error:
+            self.failures.append(error)
+        return None
+
+    def raise_failures(self) -> None:
+        if not self.failures:
+            return
+        if all(isinstance(failure, PluginError) for failure in self.failures):
+            raise PluginError("\n".join(map(str, self.failures)))
+        problems: list[Problem] = []
+        for failure in self.failures:
+            problems += (
+                failure.problems if isinstance(failure, ConfigError) else [Problem(str(failure).removesuffix("."))]
+            )
+        raise ConfigError(sorted(problems, key=_line_and_column))
+
+    def section(self, path: SettingPath, model: type[Model], default: Any = None) -> Model | None:
+        """Return one section, whether or not others are sound; None for one whose shape is wrong, told of already."""
+        data: object = self.document.data
+        for part in path:
+            data = child(data, part)
+        if data is None:
+            return default if isinstance(default, model) else None
+        try:
+            return model.model_validate_json(as_json(named(data, DEFAULT_NAMES.get(str(path[0])))))
+        except ValidationError:
+            return None
+
+    def component(self, section: str, kind: str) -> Part | None:
+        """Return what one component section names."""
+        found = self.section((section,), Component, RunConfig.model_fields[section].default)
+        return None if found is None else self.part(kind, found.name, found.options, (section, "name"), (section,))
+
+    def part(
+        self, kind: str, name: str, options: Mapping[str, object], named_at: SettingPath, options_at: SettingPath
+    ) -> Part | None:
+        """Return what a name and options stand for."""
+        return self.attempt(lambda: self._load(kind, name, options, options_at), named_at)
+
+    def _load(self, kind: str, name: str, options: Mapping[str, object], path: SettingPath) -> Part:
+        record = self.registry.find(kind, name)
+        component = self.registry.load(record)
+        signature = signature_of(component)
+        for fact in signature.facts:
+            if fact not in _FACTS[kind]:
+                known = ", ".join(_FACTS[kind]) or "none"
+                raise PluginError(
+                    f"The constructor of '{name}' ({record.provider}) takes '{fact}' before its options, and what is "
+                    f"supplied to {kind} is: {known}. Make it keyword-only if it is an option."
+                )
+        return Part(component, signature, signature.check(options, self.document, path), path, record)
+
+    def optimizer(self) -> Part | None:
+        """Return the optimizer."""
+        found = self.section(("optimizer",), Component, RunConfig.model_fields["optimizer"].default)
+        if found is None:
+            return None
+        return self.attempt(lambda: self._load_optimizer(found), ("optimizer", "name"))
+
+    def _load_optimizer(self, found: Component) -> Part:
+        known, name = optimizers(), found.name.lower()
+        if name in _NO_PLAIN_STEP:
+            raise ConfigError(Problem(f"The optimizer '{found.name}' cannot be used here", remedy=_NO_PLAIN_STEP[name]))
+        if name not in known:
+            raise ConfigError(Problem(f"Unknown optimizer '{found.name}'", remedy=closest(name, list(known))))
+        signature = signature_of(known[name], all_options=True)
+        options = signature.check(found.options, self.document, ("optimizer",))
+        return Part(known[name], signature, options, ("optimizer",))
+
+    def tasks(self) -> tuple[list[Part], list[str]]:
+        """Return the tasks and their labels."""
+        listed = child(self.document.data, "tasks")
+        parts: list[Part] = []
+        labels: list[str] = []
+        for index in range(len(listed) if isinstance(listed, list) else 0):
+            path: SettingPath = ("tasks", index)
+            found = self.section(path, TaskConfig)
+            if found is None:
+                continue
+            part = self.part("tasks", found.name, found.options, (*path, "name"), (*path, "options"))
+            label = found.label or default_label(found.name)
+            if label in labels:
+                self.fail(f"Two tasks are called '{label}'", path, "Give one of them a label of its own.")
+            labels.append(label)
+            if part is not None:
+                parts.append(part)
+        return parts, labels
+
+    def check_best(self, labels: Sequence[str]) -> None:
+        """Check that the rule for the best weights names a task."""
+        checkpoints = self.section(("checkpoints",), Checkpoints, Checkpoints()) or Checkpoints()
+        label, slash, _ = checkpoints.best.partition("/")
+        if slash and label not in labels:
+            self.fail(f"No task is called '{label}'", ("checkpoints", "best"), closest(label, labels))
+
+    def hooks(self) -> None:
+        """Check that every hook is a plugin."""
+        listed = child(self.document.data, "hooks")
+        for index, name in enumerate(listed if isinstance(listed, list) else ()):
+            if isinstance(name, str) and name:
+                self.attempt(functools.partial(self.registry.find, "plugins", name), ("hooks", index))
+
+    def device(self) -> torch.device:
+        """Return where the run will be; what is not available is told of."""
+        training = self.section(("training",), Training, Training()) or Training()
+        name = training.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        kind, _, index = name.partition(":")
+        available = {
+            "cpu": True,
+            "cuda": torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count(),
+            "mps": torch.backends.mps.is_available(),
+        }
+        if not available[kind]:
+            working = ", ".join(kind for kind, works in available.items() if works)
+            what = f"The device '{name}' is not available on this machine"
+            self.fail(what, ("training", "device"), f"Available: auto, {working}.")
+            return torch.device("cpu")
+        if kind == "mps" and training.precision == "float64":
+            self.fail("The device 'mps' has no float64", ("training", "precision"), "Use float32, or the cpu.")
+        return torch.device(name)
+
+    def fail(self, what: str, path: SettingPath, remedy: str) -> None:
+        """Tell of a problem with one setting."""
+        self.failures.append(ConfigError(Problem(what, dotted(path), self.document.location(path), remedy)))
+
+
+def _line_and_column(problem: Problem) -> tuple[int, ...]:
+    """Return where to sort a problem: in the order of the text, those without a place last."""
+    numbers = re.findall(r":(\d+)", problem.location)
+    return tuple(map(int, numbers[-2:])) if numbers else (sys.maxsize,)
+
+
+def optimizers() -> dict[str, type[torch.optim.Optimizer]]:
+    """Return the optimizers of torch.optim that can take a weighted step, by name in lower case."""
+    found = {
+        name.lower(): value
+        for name, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    }
+    return {name: found[name] for name in sorted(found) if name not in _NO_PLAIN_STEP}
