@@ -84,7 +84,9 @@ def check(config: Config, *, registry: Registry | None = None) -> tuple[Resolved
     Raises:
         MtlkitError: As :func:`build`, and where an output, a loss or a metric does not fit.
     """
-    resolved = resolve(as_document(config), registry or Registry.discover())
+    registry = registry or Registry.discover()
+    resolved = resolve(as_document(config), registry)
+    _hooks(resolved, registry)
     experiment = build_resolved(resolved)
     with run_settings(experiment):
         probe(experiment)

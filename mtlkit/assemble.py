@@ -211,7 +211,11 @@ def _strategy(resolved: Resolved, tasks: Sequence[BoundTask]) -> Strategy:
     }
     torch.manual_seed(derived_seed(resolved.config.run.seed, "strategy"))
     with _refusals(resolved, part, part.path):
-        strategy: Strategy = part.component(**_chosen(part, facts), **part.options)
+        try:
+            strategy: Strategy = part.component(**_chosen(part, facts), **part.options)
+        except ValueError as error:  # a strategy knows its tasks by number alone
+            numbered = ", ".join(f"{index} '{bound.label}'" for index, bound in enumerate(tasks))
+            raise ValueError(f"{error} (tasks: {numbered})") from error
     return strategy
 
 

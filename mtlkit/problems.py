@@ -19,9 +19,14 @@ __all__ = ["as_json", "child", "dotted", "problems_of"]
 def as_json(data: object) -> str:
     """Return `data` as JSON, which pydantic's strict mode reads as a person means it: a list may be a tuple."""
     try:
-        return json.dumps({} if data is None else data, default=str)
+        return json.dumps({} if data is None else data, default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"The configuration is no plain data: {error}") from error
+
+
+def _plain(value: object) -> object:
+    """Return a NumPy number as the number that it is, anything else as text: a path, say."""
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else str(value)
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -58,7 +63,8 @@ def _problem(details: ErrorDetails, document: Document, under: SettingPath, mode
         return Problem(what, dotted(parent), document.location(parent), "It has no default.")
     if kind == "extra_forbidden":
         known = _known_keys(model, details["loc"][:-1])
-        return Problem(f"Unknown key '{path[-1]}'", name, document.key_location(path), closest(path[-1], known))
+        remedy = closest(path[-1], known) if known else "It takes no options."
+        return Problem(f"Unknown key '{path[-1]}'", name, document.key_location(path), remedy)
     where = document.location(path)
     if kind in {"union_tag_invalid", "literal_error"}:
         context = details.get("ctx", {})

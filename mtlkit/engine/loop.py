@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -71,11 +70,15 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
 
 
 def _check_and_clip_gradient(experiment: Experiment, step: int) -> None:
-    norm = torch.nn.utils.clip_grad_norm_(experiment.model.parameters(), experiment.plan.clip_norm or math.inf)
+    parameters = [p for p in experiment.model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if norm.isfinite():
+        if experiment.plan.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, experiment.plan.clip_norm, norm)
         return
-    parameters = experiment.model.named_parameters()
-    bad = [name for name, p in parameters if p.grad is not None and not p.grad.isfinite().all()]
+    bad = [
+        name for name, p in experiment.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+    ]
     where = f" of {', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}" if bad else ""  # noqa: PLR2004
     raise NonFiniteError(
         f"Non-finite gradient{where}. It was found before step {step + 1}; the weights are as they were."
