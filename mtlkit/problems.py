@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mtlkit.errors import ConfigError, Problem, closest
-from mtlkit.yamlfile import Document, SettingPath
+from mtlkit.yamlfile import Document, SettingPath, dotted
 
-__all__ = ["as_json", "child", "dotted", "problems_of"]
+__all__ = ["as_json", "child", "problems_of"]
 
 
 def as_json(data: object) -> str:
@@ -27,12 +27,6 @@ def as_json(data: object) -> str:
 def _plain(value: object) -> object:
     """Return a NumPy number as the number that it is, anything else as text: a path, say."""
     return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else str(value)
-
-
-def dotted(path: Iterable[str | int]) -> str:
-    """Return a setting's path as it is written: ``tasks[0].weight``."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.removeprefix(".")
 
 
 def problems_of(

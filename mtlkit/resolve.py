@@ -25,9 +25,9 @@ from mtlkit.config import (
 )
 from mtlkit.errors import ConfigError, MtlkitError, PluginError, Problem, closest
 from mtlkit.options import Signature, signature_of
-from mtlkit.problems import as_json, child, dotted
+from mtlkit.problems import as_json, child
 from mtlkit.registry import Record, Registry
-from mtlkit.yamlfile import Document, SettingPath
+from mtlkit.yamlfile import Document, SettingPath, dotted
 
 __all__ = ["Part", "Resolved", "optimizers", "resolve"]
 

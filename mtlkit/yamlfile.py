@@ -28,7 +28,7 @@ import yaml
 
 from mtlkit.errors import ConfigError, Problem
 
-__all__ = ["Document", "SettingPath", "dump", "load", "parse", "parse_scalar"]
+__all__ = ["Document", "SettingPath", "dotted", "dump", "load", "parse", "parse_scalar"]
 
 SettingPath = tuple[str | int, ...]
 _Places = dict[SettingPath, str]
@@ -180,6 +180,12 @@ def dump(data: object) -> str:
     return text
 
 
+def dotted(path: SettingPath) -> str:
+    """Return a setting's path as it is written: ``tasks[0].weight``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
+
+
 class _Dumper(yaml.SafeDumper):
     """Puts a string in quotes where the table that the reader goes by would take it for something else."""
 
@@ -317,8 +323,8 @@ def _assigned(data: object, path: SettingPath, done: int, value: object, origin:
         received, remedy = "a mapping", f"Use a key, not the index {step}."
     elif isinstance(data, list):
         received, remedy = f"a list of {len(data)}", f"Use the index of an item, from 0, not '{step}'."
-    parent = f"'{_dotted(path[:done])}'" if done else "the whole configuration"
-    raise _refusal(f"Cannot set '{_dotted(path)}': {parent} is {received}", origin, remedy, path)
+    parent = f"'{dotted(path[:done])}'" if done else "the whole configuration"
+    raise _refusal(f"Cannot set '{dotted(path)}': {parent} is {received}", origin, remedy, path)
 
 
 def _holds(data: object, path: SettingPath) -> bool:
@@ -351,11 +357,7 @@ def _check_nodes(count: int, place: str) -> None:
 
 
 def _refusal(what: str, place: str, remedy: str, path: SettingPath = ()) -> ConfigError:
-    return ConfigError(Problem(what, _dotted(path), place, remedy))
-
-
-def _dotted(path: SettingPath) -> str:
-    return ".".join(map(str, path))
+    return ConfigError(Problem(what, dotted(path), place, remedy))
 
 
 def _place(mark: Any) -> str:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtlkit.errors import ConfigError, Problem, closest
-from mtlkit.problems import as_json, child, dotted, problems_of
-from mtlkit.yamlfile import parse
+from mtlkit.problems import as_json, child, problems_of
+from mtlkit.yamlfile import dotted, parse
 
 
 class Layer(BaseModel):

@@ -402,14 +402,14 @@ class TestOverride:
     @pytest.mark.parametrize(
         ("path", "what"),
         [
-            (("tasks", 2), "Cannot set 'tasks.2': 'tasks' is a list of 2"),
-            (("tasks", -1, "name"), "Cannot set 'tasks.-1.name': 'tasks' is a list of 2"),
+            (("tasks", 2), "Cannot set 'tasks[2]': 'tasks' is a list of 2"),
+            (("tasks", -1, "name"), "Cannot set 'tasks[-1].name': 'tasks' is a list of 2"),
             (("tasks", "digits"), "Cannot set 'tasks.digits': 'tasks' is a list of 2"),
-            (("strategy", 0), "Cannot set 'strategy.0': 'strategy' is a mapping"),
+            (("strategy", 0), "Cannot set 'strategy[0]': 'strategy' is a mapping"),
             (("strategy", "name", "x"), "Cannot set 'strategy.name.x': 'strategy.name' is 'mgda'"),
-            (("seed", 0), "Cannot set 'seed.0': 'seed' is None"),
-            (("new", 0), "Cannot set 'new.0': 'new' is None"),
-            ((0,), "Cannot set '0': the whole configuration is a mapping"),
+            (("seed", 0), "Cannot set 'seed[0]': 'seed' is None"),
+            (("new", 0), "Cannot set 'new[0]': 'new' is None"),
+            ((0,), "Cannot set '[0]': the whole configuration is a mapping"),
         ],
     )
     def test_refuses_a_path_that_does_not_fit(self, path, what):
