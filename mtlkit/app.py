@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +42,17 @@ from mtlkit.registry import Registry
 from mtlkit.resolve import Resolved, resolve
 from mtlkit.yamlfile import Document, dump, load
 
-__all__ = ["Config", "RunResult", "as_document", "build", "check", "evaluate", "finished", "train"]
+__all__ = [
+    "Config",
+    "RunResult",
+    "as_document",
+    "build",
+    "check",
+    "environment_differences",
+    "evaluate",
+    "finished",
+    "train",
+]
 
 Config = RunConfig | Document | Mapping[str, Any] | str | Path
 
@@ -55,12 +66,14 @@ class RunResult:
         results: How the best weights fare on the test split, by task label.
         best_step: The step of the best weights.
         steps: The steps taken.
+        stop_signal: A signal that asked to stop when there was nothing left to stop.
     """
 
     folder: Path
     results: Mapping[str, TaskResult]
     best_step: int
     steps: int
+    stop_signal: int | None = None
 
 
 def build(config: Config, *, registry: Registry | None = None) -> Experiment:
@@ -123,11 +136,15 @@ def train(
         _check_same(run, resolved)
         if run.result is not None:
             return finished(run)
+        for difference in environment_differences(run, registry):
+            warnings.warn(f"The run may not go on bit for bit: {difference}.", stacklevel=2)
     else:
         experiment = build_resolved(resolved)
         with run_settings(experiment):
             probe(experiment)
-        run = RunFolder.create(folder, config=dump(resolved.plain()), environment=_environment(resolved, experiment))
+        run = RunFolder.create(
+            folder, config=dump(resolved.plain()), environment=_environment(resolved, experiment, registry)
+        )
     experiment = experiment or build_resolved(resolved)
     return _fit(experiment, run, [*listeners, *hooks])
 
@@ -183,7 +200,7 @@ def _fit(experiment: Experiment, run: RunFolder, listeners: Sequence[Listener]) 
     with run, run_settings(experiment), stop_on_signals() as stop:
         results = fit(experiment, run, emit, stop)
     done = run.result or {}
-    return RunResult(run.path, results, done["best_step"], done["steps"])
+    return RunResult(run.path, results, done["best_step"], done["steps"], stop.signal_number)
 
 
 def finished(run: RunFolder) -> RunResult:
@@ -200,16 +217,42 @@ def finished(run: RunFolder) -> RunResult:
 
 def _check_same(run: RunFolder, resolved: Resolved) -> None:
     """Refuse to go on with a run whose configuration was another."""
-    saved, asked = load(run.path / "config.yaml").data, resolved.plain()
-    if not isinstance(saved, dict):
+    saved = load(run.path / "config.yaml").data
+    if not isinstance(saved, dict) or not isinstance(saved.get("run"), dict):
         raise CheckpointError(f"{run.path / 'config.yaml'} is no run configuration.")
-    differences = list(_differences(saved, asked, ""))
+    differences = [each for each in _differences(saved, resolved.plain(), "") if each[0] not in _OF_NO_CONSEQUENCE]
     if differences:
         shown = "; ".join(f"{path} was {before!r} and is {after!r}" for path, before, after in differences[:5])
         remedy = "Give this run another run.name."
         if run.result is None:
             remedy += f" Or go on with that one as it was: mtlkit train {run.path / 'config.yaml'} --resume."
         raise ConfigError(Problem(f"The run {run.path} was started with another configuration: {shown}", remedy=remedy))
+
+
+_OF_NO_CONSEQUENCE = {"run.name", "run.dir", "hooks"}  # where a run is, and who is told of it
+
+
+def environment_differences(run: RunFolder, registry: Registry) -> list[str]:
+    """Return how what is installed differs from what a run was made with."""
+    path = run.path / "environment.json"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        pairs = [(name, before[name], now) for name, now in _versions().items()]
+        for plugin in before["plugins"]:
+            versions = [r.version for r in registry.records(plugin["kind"]) if r.distribution == plugin["distribution"]]
+            pairs.append((plugin["distribution"], plugin["version"], versions[0] if versions else "not installed"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error!r}.") from error
+    return list(dict.fromkeys(f"{name} was {old} and is {new}" for name, old, new in pairs if old != new))
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "mtlkit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchmetrics": version("torchmetrics"),
+    }
 
 
 def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
@@ -223,17 +266,14 @@ def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any,
         yield path, before, after
 
 
-def _environment(resolved: Resolved, experiment: Experiment) -> dict[str, Any]:
+def _environment(resolved: Resolved, experiment: Experiment, registry: Registry) -> dict[str, Any]:
     """Return what a run's numbers depend on beside its configuration."""
     plugins = [
         {"kind": r.kind, "name": r.name, "distribution": r.distribution, "version": r.version, "entry_point": r.value}
-        for r in resolved.records
+        for r in [*resolved.records, *(registry.find("plugins", name) for name in resolved.config.hooks)]
     ]
     return {
-        "mtlkit": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchmetrics": version("torchmetrics"),
+        **_versions(),
         "platform": platform.platform(),
         "device": str(experiment.device),
         "threads": experiment.plan.threads or torch.get_num_threads(),

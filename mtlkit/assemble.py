@@ -251,11 +251,13 @@ def _plan(resolved: Resolved, tasks: Sequence[BoundTask], groups: Sequence[Sourc
     label, slash, metric = checkpoints.best.partition("/")
     if slash:
         bound = next(bound for bound in tasks if bound.label == label)
-        with bound.blame("metrics"):
-            known = list(bound.task.metrics())
+        known = bound.fresh_metrics(resolved.device)
+        path: SettingPath = ("checkpoints", "best")
         if metric not in known:
-            path: SettingPath = ("checkpoints", "best")
-            raise resolved.problem(f"Task '{label}' has no metric '{metric}'", path, closest(metric, known))
+            raise resolved.problem(f"Task '{label}' has no metric '{metric}'", path, closest(metric, list(known)))
+        if known[metric].higher_is_better is None:
+            what = f"The metric '{metric}' of task '{label}' does not say whether higher is better"
+            raise resolved.problem(what, path, "Choose by another metric, or by loss.")
     return Plan(
         steps=training.steps or (training.epochs or DEFAULT_EPOCHS) * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,

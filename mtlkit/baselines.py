@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlkit.app import Config, RunResult, check, finished, train
+from mtlkit.app import Config, RunResult, check, environment_differences, finished, train
 from mtlkit.engine.events import Listener
 from mtlkit.engine.run import RunFolder
-from mtlkit.errors import ConfigError, Problem
+from mtlkit.errors import ConfigError, Problem, Stopped
 from mtlkit.experiment import Experiment
 from mtlkit.registry import Registry
 from mtlkit.report.comparison import Comparison, Headline, compare
@@ -92,13 +92,22 @@ def baseline(
     first = resolved.config.run.seed
     trials = [(seed, name) for seed in range(first, first + seeds) for name in names]
     planned = [_settings(plain, experiment, resolved.labels, name, seed, root) for seed, name in trials]
+    folders = [root / f"seed-{seed}" / name for seed, name in trials]
+    in_the_way = [f for f, settings in zip(folders, planned, strict=True) if _is_in_the_way(f, settings, registry)]
+    if in_the_way:
+        what = f"Runs of another configuration, or by other versions, are in {', '.join(map(str, in_the_way))}"
+        raise ConfigError(
+            Problem(what, remedy=f"Remove {root} if it is of no more use, or give this run another run.name.")
+        )
     own_run = Path(resolved.config.run.dir) / resolved.config.run.name
     for number, ((seed, name), settings) in enumerate(zip(trials, planned, strict=True), 1):
         alone_here = name in resolved.labels
         own_folder = root / f"seed-{seed}" / name
-        done = _find_finished([own_folder] if alone_here else [own_run, own_folder], settings)
+        done = _find_finished([own_folder] if alone_here else [own_run, own_folder], settings, registry)
         on_trial(Trial(name, alone_here, seed, number, len(trials), done is not None))
         result = done or train(settings, resume=True, listeners=listeners, registry=registry)
+        if result.stop_signal is not None:
+            raise Stopped(f"Stopped after run {number} of {len(trials)}; those are kept in {root}.", result.stop_signal)
         for label in [name] if alone_here else resolved.labels:
             value = result.results[label].metrics[headlines[label].metric]
             (alone if alone_here else together)[label].append(value)
@@ -124,15 +133,29 @@ def _settings(
     return settings
 
 
-def _find_finished(folders: Sequence[Path], settings: Mapping[str, Any]) -> RunResult | None:
-    """Return a finished run of this very configuration, whatever its name."""
+def _find_finished(folders: Sequence[Path], settings: Mapping[str, Any], registry: Registry) -> RunResult | None:
+    """Return a finished run of this very configuration, made with what is installed now, whatever its name."""
     for folder in folders:
-        if (folder / "config.yaml").is_file() and (folder / "done.json").is_file():
+        if (folder / "done.json").is_file() and (folder / "config.yaml").is_file() and not _is_stale(folder, settings):
             run = RunFolder.open(folder)
-            saved = load(folder / "config.yaml").data
-            if isinstance(saved, dict) and _comparable(saved) == _comparable(settings):
+            if not environment_differences(run, registry):
                 return finished(run)
     return None
+
+
+def _is_stale(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Return whether the run in a folder has another configuration."""
+    saved = load(folder / "config.yaml").data
+    return not isinstance(saved, dict) or _comparable(saved) != _comparable(settings)
+
+
+def _is_in_the_way(folder: Path, settings: Mapping[str, Any], registry: Registry) -> bool:
+    """Return whether a folder holds a run that can neither be used nor be gone on with."""
+    if not (folder / "config.yaml").is_file():
+        return False
+    if _is_stale(folder, settings):
+        return True
+    return (folder / "done.json").is_file() and bool(environment_differences(RunFolder.open(folder), registry))
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,21 +116,21 @@ class Training(Section):
     """How long and how the model is trained."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None
-    """Passes over the largest source; smaller ones are drawn on beside it. 10 where `steps` is not given either."""
+    """Passes over the source with the most batches; the others are drawn beside it. 10 where `steps` is not given."""
     steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps, instead of epochs."""
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
-    """Steps that count as an epoch; those of one pass over the largest source by default."""
+    """Steps that count as an epoch; those of one pass over the source with the most batches by default."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Rows of each source in a batch."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Batches whose gradients are added up before each step; the strategy weighs each of them."""
+    """Batches whose gradients are averaged before each step. The strategy is asked for weights, and adapts, at each."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """The largest norm of the model's gradient; a longer one is scaled down to it."""
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
     """The dtype of weights and computation; `bfloat16` computes in it by autocast and keeps float32 weights."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:N` or `mps`."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """`auto` (CUDA where there is a GPU for it), `cpu`, `cuda` or `cuda:N`."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads; as many as PyTorch takes by itself by default. Another number may round otherwise."""
     deterministic: bool = True

@@ -85,7 +85,7 @@ class Plan:
 
     Attributes:
         steps: Optimizer steps in all.
-        steps_per_epoch: Steps in one pass over the largest source.
+        steps_per_epoch: Steps in one pass over the source with the most batches.
         accumulate: Backward passes in a step.
         clip_norm: The largest norm of the model's gradient, or None.
         autocast: The dtype to compute in by autocast, or None.

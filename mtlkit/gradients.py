@@ -163,10 +163,9 @@ class _Cut:
             torch.autograd.backward(self.losses, list(factors.unbind()))
             return
         for factor, at_leaves in zip(factors, self.at_leaves, strict=True):
-            for leaf, gradient in at_leaves:
-                if gradient is not None:
-                    weighted = factor.to(gradient) * gradient
-                    leaf.grad = weighted if leaf.grad is None else leaf.grad + weighted
+            reached = [(leaf, factor.to(g) * g) for leaf, g in at_leaves if g is not None]
+            if reached:  # accumulated by autograd, so that hooks on a parameter hear of it
+                torch.autograd.backward([leaf for leaf, _ in reached], [gradient for _, gradient in reached])
         used: list[Tensor] = []
         sums: list[Tensor] = []
         for feature, column in zip(self.features, zip(*self.at_features, strict=True), strict=True):

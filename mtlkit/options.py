@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -58,13 +59,14 @@ class Signature:
         return {name: to_jsonable_python(value) for name, value in options.items()}
 
 
-def signature_of(component: type, *, all_options: bool = False) -> Signature:
+def signature_of(component: type, *, all_options: bool = False, leave_out: AbstractSet[str] = frozenset()) -> Signature:
     """Derive the schema of a component's options from its constructor.
 
     Args:
         component: The class.
         all_options: Whether parameters that are not keyword-only are options too, but for the first one: as in
             torch.optim, whose first parameter is what is to be optimised.
+        leave_out: Parameters that are no options here.
 
     Raises:
         PluginError: If the signature cannot be a schema.
@@ -90,6 +92,8 @@ def signature_of(component: type, *, all_options: bool = False) -> Signature:
         if parameter.kind is not parameter.KEYWORD_ONLY and not (all_options and position > 0):
             facts.append(parameter.name)
             continue
+        if parameter.name in leave_out:
+            continue
         if parameter.name not in hints:
             raise PluginError(f"Option '{parameter.name}' of {name} has no type annotation; options are checked by it.")
         if parameter.name.startswith("_"):
@@ -97,7 +101,7 @@ def signature_of(component: type, *, all_options: bool = False) -> Signature:
         default = ... if parameter.default is parameter.empty else parameter.default
         annotation = _plain_annotation(hints[parameter.name])
         try:
-            TypeAdapter(annotation, config=_SETTINGS)
+            TypeAdapter(annotation, config=_SETTINGS).json_schema()
         except Exception as error:  # pydantic's own errors here have no common root
             raise PluginError(
                 f"Option '{parameter.name}' of {name} cannot be checked by its annotation {annotation}: an option is "

@@ -88,7 +88,7 @@ _WORDS = {"an object": "a mapping", "array": "list", "tuple": "list", "a valid s
 _PATTERNS = {
     "name": "A run's name has 1 to 80 letters, digits, '.', '_' or '-'",
     "label": "A label has 1 to 80 letters, digits, '_' or '-'",
-    "device": "It should be auto, cpu, cuda, cuda:N or mps",
+    "device": "It should be auto, cpu, cuda or cuda:N",
     "best": "It should be loss, last, or TASK/METRIC such as digit/accuracy",
 }
 

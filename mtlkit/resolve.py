@@ -39,8 +39,10 @@ _FACTS = {
 }
 _NO_PLAIN_STEP = {
     "lbfgs": "It evaluates the loss several times in a step, and a weighted step has one.",
+    "muon": "It takes matrices alone, and a model has biases too.",
     "sparseadam": "It takes sparse gradients alone.",
 }
+_NOT_HERE = frozenset({"maximize", "capturable", "differentiable"})  # they climb, or need what the loop has not
 
 Found = TypeVar("Found")
 Model = TypeVar("Model", bound=BaseModel)
@@ -237,7 +239,7 @@ class _Resolver:
             raise ConfigError(Problem(f"The optimizer '{found.name}' cannot be used here", remedy=_NO_PLAIN_STEP[name]))
         if name not in known:
             raise ConfigError(Problem(f"Unknown optimizer '{found.name}'", remedy=closest(name, list(known))))
-        signature = signature_of(known[name], all_options=True)
+        signature = signature_of(known[name], all_options=True, leave_out=_NOT_HERE)
         options = signature.check(found.options, self.document, ("optimizer",))
         return Part(known[name], signature, options, ("optimizer",))
 
@@ -284,15 +286,12 @@ class _Resolver:
         available = {
             "cpu": True,
             "cuda": torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count(),
-            "mps": torch.backends.mps.is_available(),
         }
         if not available[kind]:
             working = ", ".join(kind for kind, works in available.items() if works)
             what = f"The device '{name}' is not available on this machine"
             self.fail(what, ("training", "device"), f"Available: auto, {working}.")
             return torch.device("cpu")
-        if kind == "mps" and training.precision == "float64":
-            self.fail("The device 'mps' has no float64", ("training", "precision"), "Use float32, or the cpu.")
         return torch.device(name)
 
     def fail(self, what: str, path: SettingPath, remedy: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +69,7 @@ def _table(comparison: Comparison) -> Table:
                 _mean(task.together),
                 _with_interval(task.difference, "{:+.4f}"),
                 _with_interval(task.gain, "{:+.2f} %"),
-                task.gain.verdict,
+                task.verdict,
             ]
         )
     rows.append(["all", "", "", "", "", _with_interval(comparison.delta_m, "{:+.2f} %"), comparison.delta_m.verdict])
@@ -80,6 +81,9 @@ def _table(comparison: Comparison) -> Table:
 
 def _sentence(comparison: Comparison) -> str:
     delta = comparison.delta_m
+    if not math.isfinite(delta.mean):
+        lost = [label for label, task in comparison.tasks.items() if not math.isfinite(task.gain.mean)]
+        return f"Delta_m is undefined: a metric of {', '.join(lost)} is 0 alone, or not a number."
     verdict = {
         "helped": "sharing helped",
         "hurt": "sharing hurt",

@@ -7,7 +7,7 @@ import math
 import torch
 
 from mtlkit.engine.events import TaskResult
-from mtlkit.engine.forward import forward
+from mtlkit.engine.forward import forward, wide
 from mtlkit.experiment import Experiment, SourceGroup
 
 __all__ = ["evaluate"]
@@ -48,7 +48,7 @@ def _evaluate_group(experiment: Experiment, group: SourceGroup, split: str) -> d
             counts[made.task] += count
             for name, metric in metrics[made.task].items():
                 with bound.blame(f"metric '{name}'", ("Head output", made.output), ("Target", made.target)):
-                    metric.update(made.output.float(), made.target)
+                    metric.update(wide(made.output), made.target)
     results = {}
     for index in group.tasks:
         values = {}

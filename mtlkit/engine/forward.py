@@ -11,7 +11,7 @@ from mtlkit.errors import PluginError
 from mtlkit.experiment import BoundTask, Experiment, SourceGroup
 from mtlkit.task import Split
 
-__all__ = ["TaskBatch", "forward"]
+__all__ = ["TaskBatch", "forward", "wide"]
 
 
 class TaskBatch(NamedTuple):
@@ -60,6 +60,11 @@ def forward(experiment: Experiment, group: SourceGroup, batch: Split, *, complet
                 output = experiment.model.head(bound.label)(rows)
             made.append(TaskBatch(index, z, output, target, _loss(bound, output, target)))
         return made
+
+
+def wide(output: Tensor) -> Tensor:
+    """Return an output in a dtype that metrics can compute in."""
+    return output.float() if output.dtype in {torch.float16, torch.bfloat16} else output
 
 
 def _encode(experiment: Experiment, group: SourceGroup, batch: Split) -> list[Tensor]:

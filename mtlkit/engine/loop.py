@@ -121,10 +121,17 @@ def _forward_backward(experiment: Experiment, step: int) -> tuple[list[int], Mea
 def _record(
     experiment: Experiment, step: int, rate: float, passes: list[tuple[list[int], Measurement]]
 ) -> StepRecorded:
-    """Average what the passes of one step saw, task by task."""
+    """Put together what the passes of one step saw, task by task.
+
+    Losses and norms are means over the passes that a task took part in. Weights are what was applied: each pass counts
+    for one n-th of the step, so a task that was absent from some weighs less in it.
+    """
 
     def mean(values: Mapping[int, list[float]]) -> dict[str, float]:
         return {experiment.tasks[task].label: sum(each) / len(each) for task, each in sorted(values.items())}
+
+    def applied(values: Mapping[int, list[float]]) -> dict[str, float]:
+        return {experiment.tasks[task].label: sum(each) / len(passes) for task, each in sorted(values.items())}
 
     losses: dict[int, list[float]] = {}
     weights: dict[int, list[float]] = {}
@@ -138,7 +145,7 @@ def _record(
         if measured.gradient_norms is not None:
             for task, norm in zip(tasks, measured.gradient_norms.tolist(), strict=True):
                 norms.setdefault(task, []).append(norm)
-    return StepRecorded(step, rate, mean(losses), mean(weights), mean(weighted), mean(norms))
+    return StepRecorded(step, rate, mean(losses), applied(weights), applied(weighted), mean(norms))
 
 
 def _evaluate(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener) -> None:

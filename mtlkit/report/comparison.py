@@ -79,6 +79,12 @@ class TaskComparison:
     difference: Estimate
     gain: Estimate
 
+    @property
+    def verdict(self) -> Verdict:
+        """What the difference says, in the metric's direction; it is there even where the relative gain is not."""
+        sign = 1 if self.headline.higher_is_better else -1
+        return Estimate(tuple(sign * value for value in self.difference.values)).verdict
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -99,7 +105,7 @@ class Comparison:
         tasks = {
             label: asdict(task.headline)
             | {name: getattr(task, name).to_dict() for name in ("alone", "together", "difference", "gain")}
-            | {"verdict": task.gain.verdict}
+            | {"verdict": task.verdict}
             for label, task in self.tasks.items()
         }
         return {

@@ -32,7 +32,10 @@ class Over(enum.Enum):
     """At the weights of the last shared layer: K weight gradients of that one layer."""
 
     FEATURES = "features"
-    """At the features: no more than the heads' backward that is needed anyway."""
+    """At the features: no more than the heads' backward that is needed anyway.
+
+    Tasks with no features in common, such as those with batches of their own, count as orthogonal.
+    """
 
     PARAMETERS = "parameters"
     """At all shared parameters: a backward through the encoder for each task."""

@@ -35,7 +35,7 @@ class GradNorm(Strategy):
     w <- T w / sum(w). The model, heads included, sees the weights as they were before the step, as constants.
 
     Departures from the paper, each where it is silent: a difference within rounding of its target counts as none, so
-    that Adam does not amplify rounding into steps; a weight that would fall below 0.001 stays there; negative losses,
+    that Adam does not amplify rounding into steps; a weight is no less than 0.001 before it is scaled; negative losses,
     for which r_i^alpha has no meaning, count as 0. With tasks absent, the sum over those present is what is kept.
 
     Args:
@@ -43,7 +43,7 @@ class GradNorm(Strategy):
         n_classes: The number of classes of each task; None for one that is no classification. Only
             ``initial_loss="log-classes"`` needs it.
         alpha: The asymmetry, the pull towards equal training rates.
-        lr: The learning rate of the weights.
+        lr: The learning rate of the weights, which take a step at each backward pass.
         optimizer: How the weights descend: ``adam``, or ``sgd`` for plain gradient steps.
         initial_loss: What L_i(0) is: the ``first`` loss seen, or ``log-classes``, the loss log C of a uniform guess,
             for the tasks that are classifications (section 3.2).

@@ -59,12 +59,14 @@ class Uncertainty(Strategy):
         data, penalty = zip(*(_FACTORS[kind] for kind in loss_kinds), strict=True)
         self.register_buffer("data_factor", torch.tensor(data, dtype=torch.float64))
         self.register_buffer("penalty_factor", torch.tensor(penalty, dtype=torch.float64))
-        self.log_scale = nn.Parameter(torch.zeros(n_tasks, dtype=torch.float64))
+        # One parameter a task: an optimizer with a memory moves whatever has a gradient, a gradient of 0 too, and the
+        # scale of a task that is absent has none.
+        self.log_scales = nn.ParameterList(torch.zeros((), dtype=torch.float64) for _ in range(n_tasks))
         self.lr = lr
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
         present = self._present(tasks, losses)
-        s = self.log_scale[present]  # [K]
+        s = torch.stack([self.log_scales[task] for task in present.tolist()])  # [K]
         return Weighting(self.data_factor[present] * torch.exp(-s), (self.penalty_factor[present] * s).sum())
 
     def parameter_groups(self) -> list[dict[str, Any]]:

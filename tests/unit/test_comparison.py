@@ -144,3 +144,10 @@ def test_what_json_prints():
 def test_every_seed_needs_both_values():
     with pytest.raises(ValueError, match="zip"):
         compare([0, 1], {"a": ERROR}, {"a": [1.0, 2.0]}, {"a": [1.0]})
+
+
+def test_a_baseline_of_zero_has_a_verdict_but_no_relative_gain():
+    comparison = compare([0, 1, 2], {"a": ACCURACY}, {"a": [0.0, 0.0, 0.0]}, {"a": [0.5, 0.5, 0.6]})
+    assert comparison.tasks["a"].verdict == "helped"
+    assert math.isnan(comparison.delta_m.mean)
+    assert comparison.delta_m.verdict == "no difference seen"

@@ -131,7 +131,7 @@ class TestWhatIsAccepted:
     def test_names_of_runs(self, name):
         assert config(dump({"tasks": ["digit"], "run": {"name": name}})).run.name == name
 
-    @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps"])
+    @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
     def test_devices(self, device):
         assert config(f"tasks: [digit]\ntraining: {{device: '{device}'}}\n").training.device == device
 

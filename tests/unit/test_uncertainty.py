@@ -18,6 +18,11 @@ KINDS = ("regression", "classification", "laplace")
 task_facts = st.tuples(st.sampled_from(KINDS), st.floats(1e-3, 1e3), st.floats(-4, 4))  # kind, loss, s
 
 
+def gradient(strategy):
+    """Return the gradient of every log scale."""
+    return torch.stack([parameter.grad for parameter in strategy.log_scales])
+
+
 def paid(kind, loss, s):
     """Return what a task pays, up to constants: the negative log-likelihood under the noise that s stands for.
 
@@ -35,7 +40,8 @@ def paid(kind, loss, s):
 def strategy_at(kinds, scales):
     strategy = Uncertainty(len(kinds), kinds)
     with torch.no_grad():
-        strategy.log_scale.copy_(torch.tensor(scales, dtype=torch.float64))
+        for parameter, scale in zip(strategy.log_scales, scales, strict=True):
+            parameter.fill_(scale)
     return strategy
 
 
@@ -57,7 +63,7 @@ def test_the_gradients_are_those_of_the_explicit_formula(facts):
     leaves, losses = scalar_losses(values)
     measured = backward(losses, strategy=strategy)
 
-    torch.testing.assert_close(strategy.log_scale.grad, explicit_scales.grad, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient(strategy), explicit_scales.grad, rtol=1e-12, atol=1e-12)
     expected = torch.stack([loss.grad for loss in explicit_losses])
     torch.testing.assert_close(torch.stack([leaf.grad for leaf in leaves]), expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(measured.weights, expected, rtol=1e-12, atol=0)
@@ -78,7 +84,7 @@ def test_a_constant_loss_is_learned_to_its_closed_form(kind, best):
         optimizer.zero_grad()
         backward(scalar_losses([3.0])[1], strategy=strategy)
         optimizer.step()
-    assert strategy.log_scale.item() == pytest.approx(best, abs=1e-9)
+    assert strategy.log_scales[0].item() == pytest.approx(best, abs=1e-9)
 
 
 def test_it_starts_from_unit_noise():
@@ -97,16 +103,17 @@ def test_the_losses_themselves_are_constants_to_the_model_of_the_noise():
 def test_its_scales_are_learned_without_weight_decay():
     strategy = Uncertainty(2, ["regression", "laplace"])
     (group,) = strategy.parameter_groups()
-    assert group["params"] == [strategy.log_scale]
+    assert group["params"] == list(strategy.log_scales)
     assert group["weight_decay"] == 0.0
     assert "lr" not in group
 
     optimizer = torch.optim.SGD(strategy.parameter_groups(), lr=0.1, weight_decay=10.0)
     with torch.no_grad():
-        strategy.log_scale.fill_(2.0)
-    strategy.log_scale.grad = torch.zeros(2, dtype=torch.float64)
+        for parameter in strategy.log_scales:
+            parameter.fill_(2.0)
+            parameter.grad = torch.zeros((), dtype=torch.float64)
     optimizer.step()
-    assert strategy.log_scale.tolist() == [2.0, 2.0]
+    assert [parameter.item() for parameter in strategy.log_scales] == [2.0, 2.0]
 
 
 def test_its_scales_may_have_a_learning_rate_of_their_own():
@@ -126,7 +133,7 @@ def test_a_preference_changes_what_the_model_learns_but_not_what_the_scales_do()
         strategy = strategy_at(kinds, scales)
         leaves, losses = scalar_losses(values)
         backward(losses, strategy=strategy, preference=preference)
-        gradients.append(strategy.log_scale.grad)
+        gradients.append(gradient(strategy))
         weights.append(torch.stack([leaf.grad for leaf in leaves]))
     assert torch.equal(gradients[0], gradients[1])
     torch.testing.assert_close(weights[1], weights[0] * torch.tensor([4.0, 0.25]).double(), rtol=1e-12, atol=0)
@@ -137,8 +144,9 @@ def test_a_task_that_is_absent_neither_pays_nor_learns():
     _, losses = scalar_losses([0.5, 0.25])
     measured = backward(losses, strategy=strategy, tasks=torch.tensor([0, 2]))
 
-    assert strategy.log_scale.grad[1] == 0
-    assert (strategy.log_scale.grad[[0, 2]] != 0).all()
+    assert strategy.log_scales[1].grad is None
+    assert strategy.log_scales[0].grad != 0
+    assert strategy.log_scales[2].grad != 0
     assert measured.weights.tolist() == pytest.approx([math.exp(-1) / 2, math.exp(-3)], rel=1e-12)
     penalty = strategy.weights(torch.ones(2).double(), tasks=torch.tensor([0, 2])).penalty
     assert penalty.item() == pytest.approx(1.0 / 2 + 3.0)
@@ -158,7 +166,7 @@ def test_accumulated_passes_add_up():
         backward(scalar_losses([value])[1], strategy=strategy, scale=0.5)
     once = strategy_at(["regression"], [0.3])
     backward(scalar_losses([2.0])[1], strategy=once)
-    torch.testing.assert_close(strategy.log_scale.grad, once.log_scale.grad, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient(strategy), gradient(once), rtol=1e-12, atol=0)
 
 
 def test_a_loss_without_a_likelihood_is_refused():
@@ -172,3 +180,17 @@ def test_a_loss_without_a_likelihood_is_refused():
 def test_one_kind_for_each_task(kinds):
     with pytest.raises(ValueError, match=f"one entry for each of the 2 tasks; received {len(kinds)}"):
         Uncertainty(2, kinds)
+
+
+def test_an_optimizer_with_a_memory_leaves_the_scale_of_an_absent_task_alone():
+    strategy = Uncertainty(2, ["regression", "classification"])
+    optimizer = torch.optim.AdamW(strategy.parameter_groups(), lr=0.1)
+    everyone, first = None, torch.tensor([0])
+    for tasks in [everyone, everyone, first, first]:
+        losses = torch.tensor([3.0, 0.2], dtype=torch.float64)[: 2 if tasks is None else 1]
+        weighting = strategy.weights(losses, tasks=tasks)
+        before = strategy.log_scales[1].item()
+        optimizer.zero_grad()
+        ((weighting.weights * losses).sum() + weighting.penalty).backward()
+        optimizer.step()
+        assert (strategy.log_scales[1].item() == before) is (tasks is first)

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mtlkit.errors import ConfigError, Problem
-from mtlkit.yamlfile import Document, dump, load, parse, parse_scalar
+from mtlkit.yamlfile import Document, dotted, dump, load, parse, parse_scalar
 
 RUN = """\
 # A comment, so that line numbers matter.
@@ -417,7 +417,7 @@ class TestOverride:
             parse(RUN, "run.yaml").override(path, 1, "command line")
         (problem,) = caught.value.problems
         assert problem.what == what
-        assert problem.path == ".".join(map(str, path))
+        assert problem.path == dotted(path)
         assert problem.location == "command line"
         assert problem.remedy
 

@@ -261,3 +261,28 @@ class TestCommandLine:
         command = shlex.split(result.output.partition("Go on with: ")[2])
         assert command[:2] == ["mtlkit", "baseline"]
         assert command[3:] == ["run.dir=my runs", "--seeds", "3"]
+
+
+class TestWhatWasThereBefore:
+    def test_runs_of_another_configuration_are_told_before_anything_is_trained(self, compare):
+        first, _, _ = compare()
+        with pytest.raises(ConfigError, match="Runs of another configuration") as caught:
+            compare(encoder={"name": "mlp", "layers": [9]})
+        assert all(str(first.folder / "seed-0" / name) in str(caught.value) for name in STRUCTURE)
+
+    def test_runs_by_another_version_are_not_passed_off_as_this_one(self, compare):
+        result, _, _ = compare()
+        path = result.folder / "seed-0" / "side" / "environment.json"
+        before = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(before | {"torch": "1.0"}), encoding="utf-8")
+        with pytest.raises(ConfigError, match="by other versions") as caught:
+            compare()
+        assert str(path.parent) in str(caught.value)
+
+    def test_a_signal_at_the_end_of_a_run_stops_before_the_next(self, compare):
+        def late(event):
+            if isinstance(event, events.RunFinished):
+                signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(Stopped, match="after run 1 of 3"):
+            compare(listeners=[late])

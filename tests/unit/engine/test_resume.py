@@ -400,3 +400,18 @@ def test_command_to_go_on_with_can_be_pasted(monkeypatch, tmp_path, overrides):
     assert result.exit_code == 130
     command = result.output.partition("Go on with: ")[2]
     assert shlex.split(command) == ["mtlkit", "train", str(config), *overrides, "--resume"]
+
+
+def test_another_version_is_told_of(train, stop, tmp_path):
+    stop(5)
+    path = tmp_path / "toy" / "environment.json"
+    before = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(before | {"torch": "1.0"}), encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"torch was 1\.0 and is"):
+        train(resume=True)
+
+
+def test_a_run_that_was_moved_goes_on(train, stop, tmp_path):
+    stop(5)
+    (tmp_path / "toy").rename(tmp_path / "moved")
+    assert train(resume=True, run={"name": "moved"}).steps == 12
