@@ -62,6 +62,8 @@ class RunFolder:
         Raises:
             CheckpointError: If the folder is none.
         """
+        if not path.exists():
+            raise CheckpointError(f"{path} is no run folder: it does not exist.")
         if not (path / "config.yaml").is_file():
             remedy = "Remove it if nothing in it is needed, or name another run."
             raise CheckpointError(f"{path} is no run folder: it has no config.yaml. {remedy}")

@@ -86,7 +86,7 @@ class TestOfARun:
         assert caught.value.exit_code == 5
 
     def test_that_is_none(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"nowhere is no run folder: it has no config\.yaml"):
+        with pytest.raises(CheckpointError, match="nowhere is no run folder: it does not exist"):
             mtlkit.evaluate(tmp_path / "nowhere")
 
     def test_on_a_split_that_there_is_not(self, train, registry_with):

@@ -82,11 +82,14 @@ class TestCreate:
 
 
 class TestOpen:
-    @pytest.mark.parametrize("name", ["empty", "nowhere", "file"])
-    def test_what_is_no_run(self, tmp_path, name):
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [("empty", "has no config.yaml"), ("file", "has no config.yaml"), ("nowhere", "does not exist")],
+    )
+    def test_what_is_no_run(self, tmp_path, name, reason):
         (tmp_path / "empty").mkdir()
         (tmp_path / "file").write_text("", encoding="utf-8")
-        with pytest.raises(CheckpointError, match=rf"{name} is no run folder: it has no config\.yaml"):
+        with pytest.raises(CheckpointError, match=f"{name} is no run folder: it {reason}"):
             RunFolder.open(tmp_path / name)
 
     def test_result_is_none_until_finished(self, run):
