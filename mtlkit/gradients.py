@@ -1,11 +1,18 @@
 """The only autograd code: measure the tasks' gradients, weigh the losses, fill ``.grad``.
 
 Letters: K tasks present; z the features, one tensor for each batch; L_i the losses; W the weights of the last shared
-layer; P shared parameters.
+layer; P shared parameters; J the Jacobian ``[K, P]``, M = J J' the Gram matrix ``[K, K]``.
 
-Where a strategy needs gradients, the backward pass is cut at the features. Each loss is backpropagated to z and to its
-head once, which a plain backward would do too; what the strategy asked for is computed from the dL_i/dz; the encoder is
-backpropagated once, for the weighted sum. No second derivative is ever taken.
+What a strategy needs decides what is computed, and no more of it than that:
+
+- nothing: one plain backward of the weighted sum;
+- gradients at the features or at W: the backward pass is cut at the features. Each loss is backpropagated to z and to
+  its head once, which a plain backward would do too; what the strategy asked for is computed from the dL_i/dz; the
+  encoder is backpropagated once, for the weighted sum;
+- gradients at all shared parameters: each loss is backpropagated once, through its head and the encoder. The rows of J
+  are kept and combined, so that nothing is backpropagated again. Memory: J.
+
+No second derivative is ever taken.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +29,13 @@ from torch.autograd.graph import Node
 from mtlkit.architectures.base import Architecture
 from mtlkit.encoders.base import Encoder, last_weighted_layer
 from mtlkit.errors import NonFiniteError
-from mtlkit.strategies.base import Needs, Over, Strategy
+from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
 
 __all__ = ["Measurement", "backward"]
 
 Losses = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 Shared = nn.Module | Iterable[nn.Parameter]
+Heads = Literal["weighted", "plain"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Measurement:
     Attributes:
         losses: The losses before weighting ``[K]``.
         weights: The weights that were applied to them ``[K]``.
-        gramian: The inner products of the unweighted gradients ``[K, K]``; None where the strategy needed none.
+        gramian: The inner products of the unweighted gradients ``[K, K]``; None where none were measured.
     """
 
     losses: Tensor
@@ -49,8 +57,25 @@ class Measurement:
         """The norm of each task's unweighted gradient ``[K]``; None where none was measured."""
         return None if self.gramian is None else self.gramian.diagonal().clamp(min=0).sqrt()
 
+    @property
+    def cosines(self) -> Tensor | None:
+        """The cosine between each two tasks' gradients ``[K, K]``, 0 with a zero gradient; None if not measured."""
+        norms = self.gradient_norms
+        if self.gramian is None or norms is None:
+            return None
+        scale = torch.where(norms > 0, norms, 1)
+        return (self.gramian / scale / scale[:, None]).clamp(-1, 1)
 
-def backward(
+    @property
+    def conflicts(self) -> float | None:
+        """The fraction of pairs of tasks whose gradients point apart; None without a measurement, or with one task."""
+        if self.gramian is None or len(self.gramian) < 2:  # noqa: PLR2004 - a pair is of two
+            return None
+        n_tasks = len(self.gramian)
+        return float((self.gramian.triu(1) < 0).sum()) / (n_tasks * (n_tasks - 1) / 2)
+
+
+def backward(  # noqa: PLR0913 - one for each thing that a loop may know
     losses: Losses,
     *,
     strategy: Strategy,
@@ -59,6 +84,9 @@ def backward(
     preference: Tensor | None = None,
     tasks: Tensor | None = None,
     scale: float = 1.0,
+    loss_scale: float = 1.0,
+    heads: Heads = "weighted",
+    measure: Over | None = None,
 ) -> Measurement:
     """Backpropagate the weighted losses: this in place of ``sum(losses).backward()``.
 
@@ -68,12 +96,19 @@ def backward(
     Args:
         losses: One scalar for each task present, in the order of the strategy's tasks.
         strategy: What weighs them.
-        features: What the encoder returned, one tensor for each batch; needed where the strategy needs gradients.
+        features: What the encoder returned, one tensor for each batch; needed where gradients at the features or at the
+            last shared layer are.
         shared: The encoder, for a strategy that needs gradients at its weights; or an architecture, a single layer,
             parameters.
-        preference: A constant factor on each task's weight ``[K]``; the strategy itself does not see it.
+        preference: A constant factor on each task's weight ``[K]``; the strategy itself does not see it, but one that
+            combines gradients itself is given them so scaled.
         tasks: The indices of the tasks present ``[K]``; None where all are.
         scale: A factor on everything that is added to ``.grad``, such as 1/n where n passes are accumulated.
+        loss_scale: A factor on the losses while they are backpropagated, for half precision: what
+            ``GradScaler.get_scale()`` says. ``.grad`` is left scaled by it, for ``GradScaler.step``; the strategy sees
+            gradients without it. Where they overflow, the strategy is not asked, and GradScaler skips the step.
+        heads: Whether a head gets its loss's gradient ``weighted`` like the shared parameters, or ``plain``.
+        measure: Where to measure the gradients for a strategy that needs none.
 
     Returns:
         The losses, the weights applied and what was measured.
@@ -90,31 +125,113 @@ def backward(
         raise NonFiniteError(_non_finite("loss", names, stacked.isfinite(), stacked))
     seen = stacked.to(_device(strategy), torch.float64)
 
-    cut = None
+    over = measure if strategy.needs is Needs.LOSSES else strategy.over
+    graph = _graph(names, each, over, features, shared, strategy, loss_scale)
     gramian = None
-    if strategy.needs is Needs.GRAMIAN:
-        cut = _Cut(names, each, _features(features, strategy))
-        gramian = cut.gramian(strategy.over, shared).to(seen.device)
-        if not gramian.diagonal().isfinite().all():
-            raise NonFiniteError(
-                _non_finite("gradient", names, gramian.diagonal().isfinite(), gramian.diagonal().sqrt())
-            )
+    if graph is not None:
+        gramian = graph.gramian().to(seen.device)
+        finite = gramian.diagonal().isfinite()
+        if not finite.all():
+            if loss_scale != 1:  # an overflow, which GradScaler looks for in .grad, and answers
+                torch.autograd.backward(each, [torch.full_like(loss, loss_scale) for loss in each])
+                return Measurement(stacked, torch.ones_like(stacked))
+            raise NonFiniteError(_non_finite("gradient", names, finite, gramian.diagonal().sqrt()))
 
-    weighting = strategy.weights(seen, gramian, tasks)
+    weighting = _asked(strategy, seen, gramian, graph, tasks, preference)
     own = weighting.weights
-    if own.requires_grad:  # the strategy's parameters: the losses are constants to them, and so is the preference
+    if own.shape != seen.shape:
+        raise ValueError(
+            f"{type(strategy).__name__} gave weights of shape {tuple(own.shape)} for {len(seen)} losses; it "
+            "gives one for each task present"
+        )
+    learned = own.requires_grad or (isinstance(weighting.penalty, Tensor) and weighting.penalty.requires_grad)
+    if learned:  # the strategy's parameters: the losses are constants to them, and so is the preference
         ((own * seen).sum() + weighting.penalty).mul(scale).backward()
-    applied = own.detach() if preference is None else own.detach() * preference.to(own)
+    liked = torch.ones_like(own) if preference is None else preference.to(own)
+    applied = own.detach() * liked
+    at_heads = applied if weighting.head_weights is None else weighting.head_weights.detach() * liked
     factors = (applied * scale).to(stacked)
-    if cut is None:
-        torch.autograd.backward(each, list(factors.unbind()))
+    head_factors = (liked * scale if heads == "plain" else at_heads * scale).to(stacked)
+    if graph is None:
+        separate = heads == "plain" or weighting.head_weights is not None
+        graph = _Cut(names, each, _features(features, strategy), None, loss_scale) if separate else None
+    if graph is None:
+        torch.autograd.backward(each, list((factors * loss_scale).unbind()))
     else:
-        cut.backward(factors)
+        direction = weighting.direction
+        graph.backward(factors, head_factors, None if direction is None else direction * scale)
     return Measurement(stacked, applied.to(stacked.device), gramian)
+
+
+def _asked(
+    strategy: Strategy,
+    losses: Tensor,
+    gramian: Tensor | None,
+    graph: _Graph | None,
+    tasks: Tensor | None,
+    preference: Tensor | None,
+) -> Weighting:
+    """Ask the strategy what it makes of the step."""
+    if strategy.needs is Needs.LOSSES:
+        return strategy.weights(losses, None, tasks)
+    if strategy.needs is Needs.GRAMIAN or graph is None:
+        return strategy.weights(losses, gramian, tasks)
+    jacobian = graph.jacobian()
+    if preference is not None:
+        jacobian = jacobian * preference.to(jacobian)[:, None]
+    return strategy.combine(losses, jacobian, tasks)
+
+
+class _Graph(Protocol):
+    """The graph of a step, differentiated as far as a strategy asks."""
+
+    def gramian(self) -> Tensor:
+        """Return the inner products of the tasks' gradients ``[K, K]``, in float64 on the CPU."""
+
+    def jacobian(self) -> Tensor:
+        """Return the tasks' gradients ``[K, P]``."""
+
+    def backward(self, factors: Tensor, head_factors: Tensor, direction: Tensor | None) -> None:
+        """Add to ``.grad`` what is made of the tasks' gradients.
+
+        Args:
+            factors: The factor of each task ``[K]`` for what is shared.
+            head_factors: Its factor for what is its head's.
+            direction: What the place measured gets ``[P]``, in place of the weighted sum.
+        """
+
+
+def _graph(
+    names: Sequence[str],
+    losses: Sequence[Tensor],
+    over: Over | None,
+    features: Tensor | Sequence[Tensor] | None,
+    shared: Shared | None,
+    strategy: Strategy,
+    loss_scale: float,
+) -> _Graph | None:
+    """Differentiate the losses as far as the place asks; None where no gradients are asked for."""
+    if over is None:
+        return None
+    found = [] if over is Over.PARAMETERS else _features(features, strategy)
+    if over is Over.FEATURES:
+        return _Cut(names, losses, found, None, loss_scale)
+    if shared is None:
+        raise ValueError("this strategy compares gradients at shared weights: pass the encoder as shared=")
+    parameters = _last_weights(shared) if over is Over.LAST_SHARED else _parameters(shared)
+    if not parameters:
+        raise ValueError("no shared parameter requires a gradient, and this strategy compares gradients there")
+    if over is Over.LAST_SHARED:
+        return _Cut(names, losses, found, parameters, loss_scale)
+    return _Whole(names, losses, parameters, loss_scale)
 
 
 class _Cut:
     """The backward pass, cut at the features.
+
+    All heads are backpropagated at once, each to its own parameters, and hooks on the operations that read the features
+    take down what comes from each task. Where that cannot be told apart (heads with a parameter or an operation in
+    common), the losses are differentiated one by one.
 
     Where a loss reaches a weight of the encoder past the features as well (a penalty on the weights, a skip
     connection), there is no place to cut: then each loss is differentiated whole, which is as exact and costs more.
@@ -123,71 +240,322 @@ class _Cut:
         names: What to call each loss in an error.
         losses: The losses L_i.
         features: The tensors z.
+        weights: W, to be measured at; None to measure at the features.
+        loss_scale: What the losses are multiplied by.
     """
 
-    def __init__(self, names: Sequence[str], losses: Sequence[Tensor], features: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        losses: Sequence[Tensor],
+        features: Sequence[Tensor],
+        weights: Sequence[Tensor] | None,
+        loss_scale: float,
+    ) -> None:
         self.losses = losses
         self.features = features
-        border = set(map(_edge, features))
-        behind = _reach((e for z in features if z.grad_fn for e in z.grad_fn.next_functions), border)
-        reached = [_reach([_edge(loss)], border, features) for loss in losses]
-        self.is_clean = not behind.met_border and all(each.leaves.keys().isdisjoint(behind.leaves) for each in reached)
+        self.weights = weights
+        self.loss_scale = loss_scale
+        edges = [_edge(z) for z in features]
+        border = set(edges)
+        self.behind = _reach((e for z in features if z.grad_fn for e in z.grad_fn.next_functions), border)
+        self.reached = [_reach([_edge(loss)], border) for loss in losses]
+        self.is_clean = not self.behind.met_border and all(
+            each.leaves.keys().isdisjoint(self.behind.leaves) for each in self.reached
+        )
+        self.leaves = [list(each.leaves.values()) if self.is_clean else [] for each in self.reached]
+        self.at_leaves: list[Sequence[Tensor | None]] = []  # dL_i/dp for each of its head's parameters
         self.at_features: list[list[Tensor | None]] = []  # dL_i/dz for each task, for each z
-        self.at_leaves: list[list[tuple[Tensor, Tensor | None]]] = []  # each head's parameters, with dL_i/dp
-        for name, loss, each in zip(names, losses, reached, strict=True):
-            leaves = list(each.leaves.values()) if self.is_clean else []
-            gradients = _grad([loss], [*features, *leaves])
-            at_features = list(gradients[: len(features)])
-            if all(gradient is None for gradient in at_features):
+        if self.is_clean and _are_apart(self.reached):
+            self._differentiate_at_once(edges)
+        else:
+            self._differentiate_one_by_one()
+        for name, row in zip(names, self.at_features, strict=True):
+            if all(gradient is None for gradient in row):
                 raise ValueError(
                     f"the loss of {name} does not depend on the features that were given; pass what its head is "
                     "computed from, before any detach()"
                 )
-            self.at_features.append(at_features)
-            self.at_leaves.append(list(zip(leaves, gradients[len(features) :], strict=True)))
+        # For each z, the tasks that use it, and their gradients there [k, numel].
+        self.parts = [self._part(place) for place in range(len(features))]
+        self.last: _LastLayer | None = None
 
-    def gramian(self, over: Over | None, shared: Shared | None) -> Tensor:
-        """Return the inner products of the tasks' gradients ``[K, K]``."""
-        if over is Over.FEATURES:
-            return _gramian([_filled(row, self.features) for row in self.at_features])
-        if shared is None:
-            raise ValueError("this strategy compares gradients at shared weights: pass the encoder as shared=")
-        parameters = _last_weights(shared) if over is Over.LAST_SHARED else _parameters(shared)
-        if not parameters:
-            raise ValueError("no shared parameter requires a gradient, and this strategy compares gradients there")
-        return _gramian([self._at(parameters, task) for task in range(len(self.losses))])
+    def _differentiate_at_once(self, edges: Sequence[_Edge]) -> None:
+        places = {edge: place for place, edge in enumerate(edges)}
+        self.at_features = [[None] * len(edges) for _ in self.losses]
+        handles = []
+        for row, each in zip(self.at_features, self.reached, strict=True):
+            handles += [node.register_hook(_Tap(node, places, row)) for node in each.readers]
+        seeds = [torch.full_like(loss, self.loss_scale) for loss in self.losses]
+        wanted = [*self.features, *(leaf for leaves in self.leaves for leaf in leaves)]
+        try:
+            gradients = iter(_grad(self.losses, wanted, seeds)[len(self.features) :])
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.at_leaves = [[next(gradients) for _ in leaves] for leaves in self.leaves]
 
-    def backward(self, factors: Tensor) -> None:
-        """Add the gradient of sum_i factors_i L_i to ``.grad`` of every parameter."""
-        if not self.is_clean:
-            torch.autograd.backward(self.losses, list(factors.unbind()))
-            return
-        for factor, at_leaves in zip(factors, self.at_leaves, strict=True):
-            reached = [(leaf, factor.to(g) * g) for leaf, g in at_leaves if g is not None]
-            if reached:  # accumulated by autograd, so that hooks on a parameter hear of it
-                torch.autograd.backward([leaf for leaf, _ in reached], [gradient for _, gradient in reached])
-        used: list[Tensor] = []
-        sums: list[Tensor] = []
-        for feature, column in zip(self.features, zip(*self.at_features, strict=True), strict=True):
-            # The weights are not rounded to the features' dtype, which may be a short one.
-            parts = [
-                factor * gradient for factor, gradient in zip(factors, column, strict=True) if gradient is not None
-            ]
-            if parts:
-                used.append(feature)
-                sums.append(torch.stack(parts).sum(0).to(feature.dtype))
-        torch.autograd.backward(used, sums)
+    def _differentiate_one_by_one(self) -> None:
+        for loss, leaves in zip(self.losses, self.leaves, strict=True):
+            gradients = _grad([loss], [*self.features, *leaves], _seed(loss, self.loss_scale))
+            self.at_features.append(list(gradients[: len(self.features)]))
+            self.at_leaves.append(gradients[len(self.features) :])
 
-    def _at(self, parameters: Sequence[Tensor], task: int) -> list[Tensor]:
-        """Return the gradient of one loss at shared parameters."""
-        if self.is_clean:
-            pairs = [(z, g) for z, g in zip(self.features, self.at_features[task], strict=True) if g is not None]
-            gradients = _grad([z for z, _ in pairs], parameters, [g for _, g in pairs])
+    def _part(self, place: int) -> tuple[list[int], Tensor | None]:
+        tasks = [task for task, row in enumerate(self.at_features) if row[place] is not None]
+        rows = [gradient.flatten() for task in tasks if (gradient := self.at_features[task][place]) is not None]
+        for task in tasks:
+            self.at_features[task][place] = None  # the rows below are all that is needed of it
+        if not rows:
+            return tasks, None
+        stacked = rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
+        return tasks, stacked.float() if stacked.dtype in {torch.float16, torch.bfloat16} else stacked
+
+    def gramian(self) -> Tensor:
+        if self.weights is None:
+            total = torch.zeros(len(self.losses), len(self.losses), dtype=torch.float64)
+            for tasks, rows in self.parts:
+                if rows is not None:
+                    index = torch.tensor(tasks)
+                    total[index[:, None], index] += _gramian(rows)
         else:
-            gradients = _grad([self.losses[task]], parameters)
-        if all(gradient is None for gradient in gradients):
-            raise ValueError("the features do not depend on the shared parameters that were given")
-        return _filled(gradients, parameters)
+            total = _gramian(self._rows_at_weights(self.weights))
+        return total / self.loss_scale**2
+
+    def jacobian(self) -> Tensor:
+        if self.weights is not None:
+            return self._rows_at_weights(self.weights) / self.loss_scale
+        columns = []
+        for (tasks, rows), z in zip(self.parts, self.features, strict=True):
+            column = torch.zeros(len(self.losses), z.numel(), dtype=z.dtype if rows is None else rows.dtype)
+            column = column.to(z.device)
+            if rows is not None:
+                column[tasks] = rows / self.loss_scale
+            columns.append(column)
+        return torch.cat(columns, 1)
+
+    def backward(self, factors: Tensor, head_factors: Tensor, direction: Tensor | None) -> None:
+        if not self.is_clean:
+            self._backward_whole(factors, head_factors, direction)
+            return
+        scaled = self._scaled_heads(head_factors)
+        into: list[tuple[Tensor, Tensor]] = []
+        if direction is not None and self.weights is None:
+            parts = (direction * self.loss_scale).split([z.numel() for z in self.features])
+            into = [(z, part.reshape(z.shape).to(z)) for z, part in zip(self.features, parts, strict=True)]
+        else:
+            for (tasks, rows), z in zip(self.parts, self.features, strict=True):
+                if rows is not None:
+                    into.append((z, (factors[tasks].to(rows) @ rows).reshape(z.shape).to(z)))
+        if self.last is None:
+            _accumulate([*scaled, *into])
+            return
+        # The gradients at W are at hand already; the rest of the encoder gets its own.
+        (weight,) = self.weights or ()
+        at_weight = (factors.to(self.last.rows) @ self.last.rows).reshape(weight.shape).to(weight)
+        _accumulate([*scaled, (weight, at_weight)])
+        _accumulate(into, [leaf for leaf in self.behind.leaves.values() if leaf is not weight])
+
+    def _scaled_heads(self, factors: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return each head's parameters with their gradients, times the factor of the task."""
+        leaves: list[Tensor] = []
+        gradients: list[Tensor] = []
+        scales: list[float] = []
+        for factor, own, at_own in zip(factors.tolist(), self.leaves, self.at_leaves, strict=True):
+            for leaf, gradient in zip(own, at_own, strict=True):
+                if gradient is not None:
+                    leaves.append(leaf)
+                    gradients.append(gradient)
+                    scales.append(factor)
+        scaled = torch._foreach_mul(gradients, scales) if leaves else []  # noqa: SLF001 - as torch.optim does
+        return list(zip(leaves, scaled, strict=True))
+
+    def _backward_whole(self, factors: Tensor, head_factors: Tensor, direction: Tensor | None) -> None:
+        if direction is not None:
+            raise ValueError(
+                "a loss reaches the encoder past the features as well, so a gradient given at the features cannot be "
+                "backpropagated for it; use a strategy that weighs the losses"
+            )
+        if torch.equal(factors, head_factors):
+            torch.autograd.backward(self.losses, list((factors * self.loss_scale).unbind()))
+            return
+        for loss, factor, head_factor, reached in zip(self.losses, factors, head_factors, self.reached, strict=True):
+            leaves = [*{**reached.leaves, **self.behind.leaves}.values()]
+            gradients = _grad([loss], leaves, _seed(loss, self.loss_scale))
+            own = [factor if id(leaf) in self.behind.leaves else head_factor for leaf in leaves]
+            pairs = zip(leaves, gradients, own, strict=True)
+            _accumulate([(leaf, f.to(g) * g) for leaf, g, f in pairs if g is not None])
+
+    def _rows_at_weights(self, weights: Sequence[Tensor]) -> Tensor:
+        """Return the tasks' gradients ``[K, P]`` at W, times the loss scale."""
+        if self.is_clean and len(weights) == 1:
+            self.last = _LastLayer.of(weights[0], self.features, self.parts, len(self.losses), self.behind)
+            if self.last is not None:
+                return self.last.rows
+        rows = []
+        for task, loss in enumerate(self.losses):
+            if self.is_clean:
+                pairs = [
+                    (z, gradients[tasks.index(task)].reshape(z.shape).to(z))
+                    for z, (tasks, gradients) in zip(self.features, self.parts, strict=True)
+                    if task in tasks and gradients is not None
+                ]
+                gradients = _grad([z for z, _ in pairs], weights, [g for _, g in pairs])
+            else:
+                gradients = _grad([loss], weights, _seed(loss, self.loss_scale))
+            if all(gradient is None for gradient in gradients):
+                raise ValueError(_UNREACHED)
+            rows.append(_filled(gradients, weights))
+        return _stacked(rows)
+
+
+class _Tap:
+    """A hook on an operation that reads features: it adds what goes back from there to one task's row."""
+
+    def __init__(self, node: Node, places: Mapping[_Edge, int], row: list[Tensor | None]) -> None:
+        self.places = [(index, places[edge]) for index, edge in enumerate(node.next_functions) if edge in places]
+        self.row = row
+
+    def __call__(self, inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]) -> None:  # noqa: ARG002
+        """Hear the gradients with respect to the operation's inputs."""
+        for index, place in self.places:
+            gradient, before = inputs[index], self.row[place]
+            if gradient is not None:
+                self.row[place] = gradient if before is None else before + gradient
+
+
+class _LastLayer(NamedTuple):
+    """The gradients at the weights of a linear layer, from its inputs and what goes back to its outputs.
+
+    Attributes:
+        rows: The gradients ``[K, P]``.
+    """
+
+    rows: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        weight: Tensor,
+        features: Sequence[Tensor],
+        parts: Sequence[tuple[list[int], Tensor | None]],
+        n_tasks: int,
+        behind: _Reach,
+    ) -> _LastLayer | None:
+        """Work them out, where the features are the outputs of such a layer, or a ReLU or a tanh of them.
+
+        None where they are something else: autograd then finds its own way.
+        """
+        if len(behind.readers_of.get(id(weight), ())) != len(features):
+            return None  # it is used elsewhere too
+        rows = torch.zeros(n_tasks, *weight.shape, dtype=weight.dtype, device=weight.device)
+        for (tasks, gradients), z in zip(parts, features, strict=True):
+            inputs = _inputs_of_linear(z, weight)
+            if inputs is None or gradients is None or inputs.dtype != weight.dtype or gradients.dtype != weight.dtype:
+                return None
+            back = gradients.reshape(len(tasks), *z.shape)  # [k, B, D]
+            name = type(z.grad_fn).__name__
+            if name == "ReluBackward0":
+                back = back * (z.detach() > 0)
+            elif name == "TanhBackward0":
+                back = back * (1 - z.detach().square())
+            found = torch.matmul(back.transpose(1, 2), inputs)  # [k, D, D before]
+            if len(tasks) == n_tasks and len(features) == 1:
+                rows = found
+            else:
+                rows[tasks] += found
+        return cls(rows.flatten(1))
+
+
+def _inputs_of_linear(z: Tensor, weight: Tensor) -> Tensor | None:
+    """Return the inputs ``[B, D before]`` of the linear layer that made z with this weight; None if none did."""
+    node = z.grad_fn
+    if node is not None and type(node).__name__ in {"ReluBackward0", "TanhBackward0"}:
+        node = node.next_functions[0][0]
+    if node is None or type(node).__name__ != "AddmmBackward0" or z.ndim != 2:  # noqa: PLR2004
+        return None
+    transposed = node.next_functions[2][0]
+    if transposed is None or type(transposed).__name__ != "TBackward0":
+        return None
+    if getattr(transposed.next_functions[0][0], "variable", None) is not weight:
+        return None
+    inputs = getattr(node, "_saved_mat1", None)
+    return inputs if isinstance(inputs, Tensor) else None
+
+
+class _Whole:
+    """Each loss backpropagated once, to all that it reaches; the gradients are kept, to be combined.
+
+    Args:
+        names: What to call each loss in an error.
+        losses: The losses L_i.
+        parameters: The shared parameters.
+        loss_scale: What the losses are multiplied by.
+    """
+
+    def __init__(
+        self, names: Sequence[str], losses: Sequence[Tensor], parameters: Sequence[Tensor], loss_scale: float
+    ) -> None:
+        self.loss_scale = loss_scale
+        reached = [_reach([_edge(loss)], frozenset()).leaves for loss in losses]
+        wanted = {id(parameter) for parameter in parameters}
+        together = {key: leaf for leaves in reached for key, leaf in leaves.items() if key in wanted}
+        self.shared = list(together.values())
+        sizes = [leaf.numel() for leaf in self.shared]
+        starts = dict(zip(together, [sum(sizes[:index]) for index in range(len(sizes))], strict=True))
+        dtype = torch.float32
+        for leaf in self.shared:
+            dtype = torch.promote_types(dtype, leaf.dtype)
+        self.rows: Tensor | None = None  # [K, P]
+        self.others: list[list[tuple[Tensor, Tensor]]] = []  # each head's parameters, with dL_i/dp
+        for task, (name, loss, leaves) in enumerate(zip(names, losses, reached, strict=True)):
+            if leaves.keys().isdisjoint(wanted):
+                raise ValueError(f"the loss of {name} does not depend on the shared parameters that were given")
+            gradients = _grad([loss], list(leaves.values()), _seed(loss, loss_scale))
+            others = []
+            if self.rows is None:
+                self.rows = torch.zeros(len(losses), sum(sizes), dtype=dtype, device=self.shared[0].device)
+            for (key, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+                if gradient is None:
+                    continue
+                if key in starts:
+                    self.rows[task, starts[key] : starts[key] + leaf.numel()] = gradient.flatten()
+                else:
+                    others.append((leaf, gradient))
+            self.others.append(others)
+
+    def gramian(self) -> Tensor:
+        return _gramian(self._kept) / self.loss_scale**2
+
+    def jacobian(self) -> Tensor:
+        return self._kept / self.loss_scale
+
+    def backward(self, factors: Tensor, head_factors: Tensor, direction: Tensor | None) -> None:
+        for factor, others in zip(head_factors, self.others, strict=True):
+            _accumulate([(leaf, factor.to(g) * g) for leaf, g in others])
+        kept = self._kept
+        total = factors.to(kept) @ kept if direction is None else direction.to(kept) * self.loss_scale
+        parts = total.split([leaf.numel() for leaf in self.shared])
+        _accumulate([(leaf, part.reshape(leaf.shape).to(leaf)) for leaf, part in zip(self.shared, parts, strict=True)])
+
+    @property
+    def _kept(self) -> Tensor:
+        if self.rows is None:
+            raise ValueError(_UNREACHED)
+        return self.rows
+
+
+_UNREACHED = "the features do not depend on the shared parameters that were given"
+
+
+def _seed(loss: Tensor, loss_scale: float) -> list[Tensor] | None:
+    return None if loss_scale == 1 else [torch.full_like(loss, loss_scale)]
+
+
+def _accumulate(pairs: Sequence[tuple[Tensor, Tensor]], inputs: Sequence[Tensor] | None = None) -> None:
+    """Backpropagate gradients from where they are given; into leaves by autograd, so that hooks on them hear of it."""
+    if pairs and inputs != []:
+        torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs], inputs=inputs)
 
 
 def _filled(gradients: Sequence[Tensor | None], places: Sequence[Tensor]) -> list[Tensor]:
@@ -205,20 +573,30 @@ def _grad(
     return torch.autograd.grad(outputs, inputs, gradients, retain_graph=True, allow_unused=True)
 
 
-def _gramian(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Return the inner products ``[K, K]`` of gradients given in parts, in float64 on the CPU.
+def _stacked(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return gradients given in parts as rows ``[K, P]``, in float32 at least."""
+    rows = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in gradients])
+    return rows.float() if rows.dtype in {torch.float16, torch.bfloat16} else rows
 
-    Each row is scaled to a largest entry of 1 first, so that neither 1e-30 nor 1e30 leaves float32 when squared.
+
+_SAFE = (1e-12, 1e12)  # norms whose squares, and whose products with each other, stay well inside of float32
+
+
+def _gramian(rows: Tensor) -> Tensor:
+    """Return the inner products ``[K, K]`` of rows ``[K, P]``, in float64 on the CPU.
+
+    Norms are computed each by itself: a matrix product may round equal rows differently, and equal norms are then not
+    equal. Where a norm is far from 1, the rows are scaled first, so that neither 1e-30 nor 1e30 leaves float32 when it
+    is squared.
     """
-    rows = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in gradients])  # [K, P]
-    if rows.dtype in {torch.float16, torch.bfloat16}:
-        rows = rows.float()
-    largest = rows.abs().amax(1, keepdim=True)  # [K, 1]
-    rows = rows / torch.where(largest > 0, largest, 1)
-    scale = largest.cpu().double()
+    norms = torch.linalg.vector_norm(rows, dim=1).cpu().double()  # [K]
+    scale = torch.ones(len(rows), 1, dtype=torch.float64)
+    if not ((norms > _SAFE[0]) & (norms < _SAFE[1])).all():  # a norm of 0 may be one that was too small to square
+        largest = rows.abs().amax(1, keepdim=True)  # [K, 1]
+        rows = rows / torch.where(largest > 0, largest, 1)
+        norms, scale = torch.linalg.vector_norm(rows, dim=1).cpu().double(), largest.cpu().double()
     products = (rows @ rows.T).cpu().double()
-    # Each norm by itself: a matrix product may round equal rows differently, and equal norms are then not equal.
-    products.diagonal().copy_(rows.square().sum(1))
+    products.diagonal().copy_(norms.square())
     return products * scale * scale.T
 
 
@@ -230,37 +608,57 @@ class _Reach(NamedTuple):
 
     Attributes:
         leaves: The leaves, by identity.
+        readers: The operations that read what is at the border.
+        readers_of: For each leaf, the operations that read it.
         met_border: Whether it came to the border.
     """
 
     leaves: dict[int, Tensor]
+    readers: set[Node]
+    readers_of: dict[int, set[Node]]
     met_border: bool
 
 
 def _edge(tensor: Tensor) -> _Edge:
-    return tensor.grad_fn, tensor.output_nr
+    edge = torch.autograd.graph.get_gradient_edge(tensor)
+    return edge.node, edge.output_nr
 
 
-def _reach(start: Iterable[_Edge], border: AbstractSet[_Edge], outside: Sequence[Tensor] = ()) -> _Reach:
-    """Walk from `start` towards the leaves, never past the border; leaves in `outside` do not count."""
-    barred = set(map(id, outside))
+def _are_apart(reached: Sequence[_Reach]) -> bool:
+    """Return whether no two losses have a parameter, or an operation that reads the features, in common."""
+    leaves = [key for each in reached for key in each.leaves]
+    readers = [node for each in reached for node in each.readers]
+    return len(set(leaves)) == len(leaves) and len(set(readers)) == len(readers)
+
+
+def _reach(start: Iterable[_Edge], border: AbstractSet[_Edge]) -> _Reach:
+    """Walk from `start` towards the leaves, never past the border."""
     leaves: dict[int, Tensor] = {}
+    readers: set[Node] = set()
+    readers_of: dict[int, set[Node]] = {}
     met_border = False
     seen: set[Node] = set()
-    ahead = list(start)
+    ahead: list[tuple[_Edge, Node | None]] = [(edge, None) for edge in start]
     while ahead:
-        node, number = ahead.pop()
-        if node is None or node in seen:
+        (node, number), reader = ahead.pop()
+        if node is None:
             continue
         if (node, number) in border:
             met_border = True
+            if reader is not None:
+                readers.add(reader)
+            continue
+        leaf = getattr(node, "variable", None)  # only the node that accumulates into a leaf has one
+        if leaf is not None:
+            leaves[id(leaf)] = leaf
+            if reader is not None:
+                readers_of.setdefault(id(leaf), set()).add(reader)
+            continue
+        if node in seen:
             continue
         seen.add(node)
-        leaf = getattr(node, "variable", None)  # only the node that accumulates into a leaf has one
-        if leaf is not None and id(leaf) not in barred:
-            leaves[id(leaf)] = leaf
-        ahead += node.next_functions
-    return _Reach(leaves, met_border)
+        ahead += [(edge, node) for edge in node.next_functions]
+    return _Reach(leaves, readers, readers_of, met_border)
 
 
 def _last_weights(shared: Shared) -> list[Tensor]:

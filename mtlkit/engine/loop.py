@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,6 +12,7 @@ from mtlkit.engine import checkpoint
 from mtlkit.engine.evaluate import evaluate
 from mtlkit.engine.events import (
     CheckpointWritten,
+    EpochFinished,
     EvaluationFinished,
     Listener,
     RunFinished,
@@ -20,13 +21,14 @@ from mtlkit.engine.events import (
     StepRecorded,
     TaskResult,
 )
-from mtlkit.engine.forward import forward
+from mtlkit.engine.forward import TaskBatch, forward
 from mtlkit.engine.progress import Progress
 from mtlkit.engine.run import RunFolder
 from mtlkit.engine.stopping import StopRequest
 from mtlkit.errors import DataError, NonFiniteError, Stopped
 from mtlkit.experiment import Experiment
 from mtlkit.gradients import Measurement, backward
+from mtlkit.task import Split
 
 __all__ = ["fit"]
 
@@ -50,6 +52,8 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
         _check_and_clip_gradient(experiment, progress.step)
         experiment.optimizer.step()
         experiment.optimizer.zero_grad()
+        if experiment.strategy.watches_step:
+            _observe(experiment, passes[-1].batches)
         progress.step += 1
         emit(StepFinished(progress.step))
         if progress.step % plan.log_every == 0 or progress.step == plan.steps:
@@ -57,6 +61,9 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
             run.append("metrics.jsonl", {"event": "step", **vars(record)})
             run.append("timings.jsonl", {"step": progress.step, "seconds": time.perf_counter() - started})
             emit(record)
+        if progress.step % plan.steps_per_epoch == 0:
+            experiment.strategy.end_epoch()
+            emit(EpochFinished(progress.step, progress.step // plan.steps_per_epoch))
         if progress.step % plan.evaluate_every == 0 or progress.step == plan.steps:
             _evaluate(experiment, run, progress, emit)
         stopping = bool(stop)  # asked once, or a signal between two questions would go unsaved
@@ -92,16 +99,22 @@ def _set_learning_rates(experiment: Experiment, step: int) -> float:
     return float(experiment.optimizer.param_groups[0]["lr"])
 
 
-def _forward_backward(experiment: Experiment, step: int) -> tuple[list[int], Measurement]:
-    """Draw a batch of every source and backpropagate the weighted losses; return which tasks took part."""
-    made = []
-    for group in experiment.groups:
-        made += forward(experiment, group, group.stream.next(), complete=group.complete)
+class _Pass(NamedTuple):
+    """One backward pass: which tasks took part, what was measured, and the batch of each source."""
+
+    tasks: list[int]
+    measured: Measurement
+    batches: list[Split]
+
+
+def _forward_backward(experiment: Experiment, step: int) -> _Pass:
+    """Draw a batch of every source and backpropagate the weighted losses."""
+    batches = [group.stream.next() for group in experiment.groups]
+    made = _forward(experiment, batches)
     if not made:
         raise DataError(
             f"No task has a labelled row in the batches of step {step + 1}; a larger batch_size would help."
         )
-    made.sort(key=lambda each: each.task)
     tasks = [each.task for each in made]
     try:
         measurement = backward(
@@ -115,12 +128,27 @@ def _forward_backward(experiment: Experiment, step: int) -> tuple[list[int], Mea
         )
     except NonFiniteError as error:
         raise NonFiniteError(f"{error} It was found before step {step + 1}; the weights are as they were.") from None
-    return tasks, measurement
+    return _Pass(tasks, measurement, batches)
 
 
-def _record(
-    experiment: Experiment, step: int, rate: float, passes: list[tuple[list[int], Measurement]]
-) -> StepRecorded:
+def _forward(experiment: Experiment, batches: list[Split]) -> list[TaskBatch]:
+    """Run a batch of each source through the model, and return what became of it in the order of the tasks."""
+    made = []
+    for group, batch in zip(experiment.groups, batches, strict=True):
+        made += forward(experiment, group, batch, complete=group.complete)
+    return sorted(made, key=lambda each: each.task)
+
+
+@torch.no_grad()
+def _observe(experiment: Experiment, batches: list[Split]) -> None:
+    """Let the strategy see what the step made of the losses of its batch."""
+    made = _forward(experiment, batches)
+    losses = torch.stack([each.loss for each in made]).double()
+    tasks = None if len(made) == len(experiment.tasks) else torch.tensor([each.task for each in made])
+    experiment.strategy.observe(losses, tasks)
+
+
+def _record(experiment: Experiment, step: int, rate: float, passes: list[_Pass]) -> StepRecorded:
     """Put together what the passes of one step saw, task by task.
 
     Losses and norms are means over the passes that a task took part in. Weights are what was applied: each pass counts
@@ -137,7 +165,7 @@ def _record(
     weights: dict[int, list[float]] = {}
     weighted: dict[int, list[float]] = {}
     norms: dict[int, list[float]] = {}
-    for tasks, measured in passes:
+    for tasks, measured, _ in passes:
         for task, loss, weight in zip(tasks, measured.losses.tolist(), measured.weights.tolist(), strict=True):
             losses.setdefault(task, []).append(loss)
             weights.setdefault(task, []).append(weight)
@@ -152,7 +180,7 @@ def _evaluate(experiment: Experiment, run: RunFolder, progress: Progress, emit: 
     results = evaluate(experiment, "validation")
     is_best = progress.is_best(experiment, results)
     if is_best:
-        checkpoint.save(run.best, step=progress.step, model=experiment.model)
+        run.save_best(progress.step, experiment.model)
     _report(experiment, run, progress.step, "validation", results, emit, is_best=is_best)
 
 

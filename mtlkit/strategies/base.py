@@ -7,12 +7,14 @@ gradient of L_i over the place that the strategy names; M the Gram matrix of the
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Needs", "Over", "Strategy", "Weighting"]
+__all__ = ["GramianStrategy", "Needs", "Over", "Strategy", "Weighting"]
 
 
 class Needs(enum.Enum):
@@ -23,6 +25,9 @@ class Needs(enum.Enum):
 
     GRAMIAN = "gramian"
     """The inner products of the per-task gradients too."""
+
+    JACOBIAN = "jacobian"
+    """The per-task gradients themselves, ``[K, P]``, for the few methods that are no function of inner products."""
 
 
 class Over(enum.Enum):
@@ -48,10 +53,16 @@ class Weighting(NamedTuple):
         weights: One weight for each task present ``[K]``. Where it depends on parameters of the strategy, their
             gradient is that of ``sum(weights * losses) + penalty``, the losses held constant.
         penalty: A scalar of the strategy's own that its parameters also pay.
+        head_weights: The weights ``[K]`` of the gradients that the heads get, where they are not those of the shared
+            parameters.
+        direction: The gradient ``[P]`` that the place which the strategy names gets, where it is no weighted sum of the
+            tasks'; the weights are then those of the heads, and of what else is shared.
     """
 
     weights: Tensor
     penalty: Tensor | float = 0.0
+    head_weights: Tensor | None = None
+    direction: Tensor | None = None
 
 
 class Strategy(nn.Module):
@@ -65,10 +76,12 @@ class Strategy(nn.Module):
     Attributes:
         needs: The least that :meth:`weights` has to be given.
         over: Where the gradients behind the Gram matrix are taken; None where none are needed.
+        watches_step: Whether it wants the same batch's losses again after the model's step, by :meth:`observe`.
     """
 
     needs: ClassVar[Needs] = Needs.LOSSES
     over: ClassVar[Over | None] = None
+    watches_step: ClassVar[bool] = False
 
     def __init__(self, n_tasks: int) -> None:
         if n_tasks < 1:
@@ -88,6 +101,28 @@ class Strategy(nn.Module):
         """
         raise NotImplementedError
 
+    def combine(self, losses: Tensor, jacobian: Tensor, tasks: Tensor | None = None) -> Weighting:
+        """Weigh or combine the gradients of one step; asked in place of :meth:`weights` where the gradients are needed.
+
+        Args:
+            losses: The losses of the tasks present ``[K]``, detached, in float64.
+            jacobian: Their gradients ``[K, P]`` at the place that :attr:`over` names, in the dtype and on the device of
+                the model; it may be written over.
+            tasks: The indices of the tasks present ``[K]``; None where all are. The state of the others is left alone.
+        """
+        raise NotImplementedError
+
+    def observe(self, losses: Tensor, tasks: Tensor | None = None) -> None:
+        """Hear the losses of the batch that was weighed last, after the model's step.
+
+        Args:
+            losses: The losses of the tasks present ``[K]``, detached, in float64.
+            tasks: The indices of the tasks present ``[K]``; None where all are.
+        """
+
+    def end_epoch(self) -> None:
+        """Hear that an epoch ended, for what is averaged over epochs."""
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return optimizer groups for the parameters that are learned along with the model's; none decays."""
         parameters = list(self.parameters())
@@ -96,3 +131,26 @@ class Strategy(nn.Module):
     def _present(self, tasks: Tensor | None, like: Tensor) -> Tensor:
         """Return the indices of the tasks present ``[K]``."""
         return torch.arange(self.n_tasks, device=like.device) if tasks is None else tasks
+
+
+class GramianStrategy(Strategy):
+    """A strategy whose weights are worked out from the Gram matrix of the step: :meth:`solve` is all there is to it."""
+
+    needs: ClassVar[Needs] = Needs.GRAMIAN
+
+    def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
+        """Weigh the losses of one step, as :meth:`solve` says; the tasks absent take no part."""
+        return Weighting(self.solve(self._given(gramian), losses))
+
+    def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
+        """Return the weights ``[K]`` for a Gram matrix ``[K, K]`` and losses ``[K]``, all in float64."""
+        raise NotImplementedError
+
+    def solved(self, solver: Callable[[np.ndarray], np.ndarray], gramian: Tensor) -> Tensor:
+        """Return what a solver makes of the Gram matrix, which it is given as an array on the CPU."""
+        return torch.from_numpy(np.ascontiguousarray(solver(gramian.detach().cpu().numpy()))).to(gramian)
+
+    def _given(self, gramian: Tensor | None) -> Tensor:
+        if gramian is None:
+            raise ValueError(f"{type(self).__name__} needs the Gram matrix of the tasks' gradients")
+        return gramian

@@ -24,7 +24,9 @@ _FLOOR = 1e-3  # the least weight: at 0 a task would be off for good, below 0 it
 
 
 class GradNorm(Strategy):
-    """Gradient normalisation (Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018, section 3 and algorithm 1).
+    """Gradient normalisation (Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018).
+
+    Section 3 and algorithm 1.
 
     With g_i = ||grad_W L_i|| over W, the weights of the last shared layer, G_i = w_i g_i, and the inverse training rate
     r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0)), the weights descend on
