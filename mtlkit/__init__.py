@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mtlkit._version import __version__
 
 if TYPE_CHECKING:
-    from mtlkit import architectures, encoders, errors, heads, strategies
+    from mtlkit import architectures, encoders, errors, heads, strategies, testing
     from mtlkit.app import RunResult, build, check, evaluate, train
     from mtlkit.architectures.base import Architecture
     from mtlkit.baselines import baseline
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mtlkit.gradients import Measurement, backward
     from mtlkit.hookspecs import hookimpl, plugin
     from mtlkit.model import MultiTaskModel
-    from mtlkit.registry import Registry
+    from mtlkit.registry import Handle, Registry
     from mtlkit.specs import FeatureSpec, InputSpec
     from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
     from mtlkit.task import Source, Split, Task
@@ -31,6 +31,7 @@ __all__ = [
     "Encoder",
     "Experiment",
     "FeatureSpec",
+    "Handle",
     "InputSpec",
     "Measurement",
     "MultiTaskModel",
@@ -57,15 +58,17 @@ __all__ = [
     "hookimpl",
     "plugin",
     "strategies",
+    "testing",
     "train",
 ]
 
-_MODULES = frozenset({"architectures", "encoders", "errors", "heads", "strategies"})
+_MODULES = frozenset({"architectures", "encoders", "errors", "heads", "strategies", "testing"})
 _HOME = {
     "Architecture": "mtlkit.architectures.base",
     "Encoder": "mtlkit.encoders.base",
     "Experiment": "mtlkit.experiment",
     "FeatureSpec": "mtlkit.specs",
+    "Handle": "mtlkit.registry",
     "InputSpec": "mtlkit.specs",
     "Measurement": "mtlkit.gradients",
     "MultiTaskModel": "mtlkit.model",

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pluggy
-import torch
-
-from mtlkit._version import __version__
 from mtlkit.assemble import build as build_resolved
 from mtlkit.config import RunConfig
 from mtlkit.data.splits import SPLITS
 from mtlkit.engine import checkpoint
 from mtlkit.engine.evaluate import evaluate as evaluate_split
-from mtlkit.engine.events import (
-    CheckpointWritten,
-    EvaluationFinished,
-    Event,
-    Listener,
-    RunFinished,
-    RunStarted,
-    StepRecorded,
-    TaskResult,
-)
+from mtlkit.engine.events import Event, Listener, TaskResult
 from mtlkit.engine.loop import fit
 from mtlkit.engine.probe import probe
 from mtlkit.engine.run import RunFolder
@@ -37,9 +21,10 @@ from mtlkit.engine.settings import run_settings
 from mtlkit.engine.stopping import stop_on_signals
 from mtlkit.errors import CheckpointError, ConfigError, Problem, closest
 from mtlkit.experiment import Experiment
-from mtlkit.hookspecs import RunHooks
+from mtlkit.provenance import differences, environment, plugins_used, require_plugins
 from mtlkit.registry import Registry
 from mtlkit.resolve import Resolved, resolve
+from mtlkit.runhooks import HookFailure, HookListener, read_failures
 from mtlkit.yamlfile import Document, dump, load
 
 __all__ = [
@@ -48,7 +33,6 @@ __all__ = [
     "as_document",
     "build",
     "check",
-    "environment_differences",
     "evaluate",
     "finished",
     "train",
@@ -67,6 +51,7 @@ class RunResult:
         best_step: The step of the best weights.
         steps: The steps taken.
         stop_signal: A signal that asked to stop when there was nothing left to stop.
+        hook_failures: What went wrong in plugins that were told of the run.
     """
 
     folder: Path
@@ -74,6 +59,7 @@ class RunResult:
     best_step: int
     steps: int
     stop_signal: int | None = None
+    hook_failures: Sequence[HookFailure] = ()
 
 
 def build(config: Config, *, registry: Registry | None = None) -> Experiment:
@@ -97,9 +83,8 @@ def check(config: Config, *, registry: Registry | None = None) -> tuple[Resolved
     Raises:
         MtlkitError: As :func:`build`, and where an output, a loss or a metric does not fit.
     """
-    registry = registry or Registry.discover()
-    resolved = resolve(as_document(config), registry)
-    _hooks(resolved, registry)
+    resolved = resolve(as_document(config), registry or Registry.discover())
+    HookListener(resolved)
     experiment = build_resolved(resolved)
     with run_settings(experiment):
         probe(experiment)
@@ -127,8 +112,11 @@ def train(
         Stopped: If SIGINT or SIGTERM arrived; the run is saved.
     """
     registry = registry or Registry.discover()
-    resolved = resolve(as_document(config), registry)
-    hooks = _hooks(resolved, registry)
+    document = as_document(config)
+    if resume:
+        _require_plugins_of(document, registry)
+    resolved = resolve(document, registry)
+    hooks = HookListener(resolved)
     folder = Path(resolved.config.run.dir) / resolved.config.run.name
     experiment: Experiment | None = None
     if resume and folder.exists():
@@ -136,17 +124,16 @@ def train(
         _check_same(run, resolved)
         if run.result is not None:
             return finished(run)
-        for difference in environment_differences(run, registry):
+        for difference in differences(run, resolved.registry):
             warnings.warn(f"The run may not go on bit for bit: {difference}.", stacklevel=2)
     else:
         experiment = build_resolved(resolved)
         with run_settings(experiment):
             probe(experiment)
-        run = RunFolder.create(
-            folder, config=dump(resolved.plain()), environment=_environment(resolved, experiment, registry)
-        )
+        run = RunFolder.create(folder, config=dump(resolved.plain()), environment=environment(resolved, experiment))
     experiment = experiment or build_resolved(resolved)
-    return _fit(experiment, run, [*listeners, *hooks])
+    run.provenance = plugins_used(resolved.records, resolved.registry)
+    return _fit(experiment, run, listeners, hooks)
 
 
 def evaluate(
@@ -174,7 +161,14 @@ def evaluate(
     if not run.best.exists():
         raise CheckpointError(f"The run {folder} has no weights to evaluate yet; it has not been evaluated once.")
     step = checkpoint.verify(run.best)
-    experiment = build(run.path / "config.yaml", registry=registry)
+    registry = registry or Registry.discover()
+    require_plugins(run, registry)
+    # Its files were given again, if there were any; a path that a run folder holds is not followed.
+    document = as_document(run.path / "config.yaml").override(("plugins", "files"), [], "")
+    resolved = resolve(document, registry)
+    for difference in differences(run, resolved.registry):
+        warnings.warn(f"The results may not be those of the run: {difference}.", stacklevel=2)
+    experiment = build_resolved(resolved)
     checkpoint.load_weights(run.best, experiment.model)
     with run_settings(experiment):
         return step, evaluate_split(experiment, split)
@@ -192,15 +186,18 @@ def as_document(config: Config) -> Document:
     return Document.from_data(config.model_dump(mode="json") if isinstance(config, RunConfig) else dict(config))
 
 
-def _fit(experiment: Experiment, run: RunFolder, listeners: Sequence[Listener]) -> RunResult:
+def _fit(experiment: Experiment, run: RunFolder, listeners: Sequence[Listener], hooks: HookListener) -> RunResult:
+    hooks.attach(run)
+    everyone: list[Listener] = [*listeners, hooks]
+
     def emit(event: Event) -> None:
-        for listener in listeners:
+        for listener in everyone:
             listener(event)
 
     with run, run_settings(experiment), stop_on_signals() as stop:
         results = fit(experiment, run, emit, stop)
     done = run.result or {}
-    return RunResult(run.path, results, done["best_step"], done["steps"], stop.signal_number)
+    return RunResult(run.path, results, done["best_step"], done["steps"], stop.signal_number, hooks.failures)
 
 
 def finished(run: RunFolder) -> RunResult:
@@ -208,11 +205,22 @@ def finished(run: RunFolder) -> RunResult:
     done = run.result or {}
     try:
         results = {label: TaskResult.from_json(result) for label, result in done["test"].items()}
-        return RunResult(run.path, results, done["best_step"], done["steps"])
+        return RunResult(run.path, results, done["best_step"], done["steps"], hook_failures=read_failures(run))
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{run.path / 'done.json'} is not what a run writes: {error!r}. Remove it, and --resume makes it again."
         ) from error
+
+
+def _require_plugins_of(document: Document, registry: Registry) -> None:
+    """Tell of plugins that a run to go on with lacks, before their names are told of as unknown."""
+    try:
+        config = RunConfig.from_document(document)
+    except ConfigError:
+        return  # whose problems are told of with all others
+    folder = Path(config.run.dir) / config.run.name
+    if (folder / "environment.json").is_file():
+        require_plugins(RunFolder.open(folder), registry, [Path(each).name for each in config.plugins.files])
 
 
 def _check_same(run: RunFolder, resolved: Resolved) -> None:
@@ -220,94 +228,25 @@ def _check_same(run: RunFolder, resolved: Resolved) -> None:
     saved = load(run.path / "config.yaml").data
     if not isinstance(saved, dict) or not isinstance(saved.get("run"), dict):
         raise CheckpointError(f"{run.path / 'config.yaml'} is no run configuration.")
-    differences = [each for each in _differences(saved, resolved.plain(), "") if each[0] not in _OF_NO_CONSEQUENCE]
-    if differences:
-        shown = "; ".join(f"{path} was {before!r} and is {after!r}" for path, before, after in differences[:5])
+    changed = [each for each in _changes(saved, resolved.plain(), "") if not each[0].startswith(_OF_NO_CONSEQUENCE)]
+    if changed:
+        shown = "; ".join(f"{path} was {before!r} and is {after!r}" for path, before, after in changed[:5])
         remedy = "Give this run another run.name."
         if run.result is None:
             remedy += f" Or go on with that one as it was: mtlkit train {run.path / 'config.yaml'} --resume."
         raise ConfigError(Problem(f"The run {run.path} was started with another configuration: {shown}", remedy=remedy))
 
 
-_OF_NO_CONSEQUENCE = {"run.name", "run.dir", "hooks"}  # where a run is, and who is told of it
+# Where a run is, who is told of it, and which plugins it might use: those that it does use are named.
+_OF_NO_CONSEQUENCE = ("run.name", "run.dir", "hooks", "plugins")
 
 
-def environment_differences(run: RunFolder, registry: Registry) -> list[str]:
-    """Return how what is installed differs from what a run was made with."""
-    path = run.path / "environment.json"
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        pairs = [(name, before[name], now) for name, now in _versions().items()]
-        for plugin in before["plugins"]:
-            versions = [r.version for r in registry.records(plugin["kind"]) if r.distribution == plugin["distribution"]]
-            pairs.append((plugin["distribution"], plugin["version"], versions[0] if versions else "not installed"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error!r}.") from error
-    return list(dict.fromkeys(f"{name} was {old} and is {new}" for name, old, new in pairs if old != new))
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "mtlkit": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchmetrics": version("torchmetrics"),
-    }
-
-
-def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+def _changes(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
-            yield from _differences(before.get(key), after.get(key), f"{path}.{key}".removeprefix("."))
+            yield from _changes(before.get(key), after.get(key), f"{path}.{key}".removeprefix("."))
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, (old, new) in enumerate(zip(before, after, strict=True)):
-            yield from _differences(old, new, f"{path}[{index}]")
+            yield from _changes(old, new, f"{path}[{index}]")
     elif before != after:
         yield path, before, after
-
-
-def _environment(resolved: Resolved, experiment: Experiment, registry: Registry) -> dict[str, Any]:
-    """Return what a run's numbers depend on beside its configuration."""
-    plugins = [
-        {"kind": r.kind, "name": r.name, "distribution": r.distribution, "version": r.version, "entry_point": r.value}
-        for r in [*resolved.records, *(registry.find("plugins", name) for name in resolved.config.hooks)]
-    ]
-    return {
-        **_versions(),
-        "platform": platform.platform(),
-        "device": str(experiment.device),
-        "threads": experiment.plan.threads or torch.get_num_threads(),
-        "plugins": plugins,
-    }
-
-
-_HOOK_OF = {
-    RunStarted: "mtlkit_run_started",
-    StepRecorded: "mtlkit_step_recorded",
-    EvaluationFinished: "mtlkit_evaluation_finished",
-    CheckpointWritten: "mtlkit_checkpoint_written",
-    RunFinished: "mtlkit_run_finished",
-}
-
-
-def _hooks(resolved: Resolved, registry: Registry) -> list[Listener]:
-    """Return a listener for each plugin that the configuration's ``hooks`` names."""
-    return [_hook_listener(registry, name) for name in resolved.config.hooks]
-
-
-def _hook_listener(registry: Registry, name: str) -> Listener:
-    record = registry.find("plugins", name)
-    manager = pluggy.PluginManager("mtlkit")
-    manager.add_hookspecs(RunHooks)
-    manager.register(registry.load(record))
-
-    def listen(event: Event) -> None:
-        hook = _HOOK_OF.get(type(event))
-        if hook is None:
-            return
-        try:
-            getattr(manager.hook, hook)(event=event)
-        except Exception as error:  # noqa: BLE001 - a plugin that only listens must not end the run
-            warnings.warn(f"The hook {hook} of {record.provider} raised {type(error).__name__}: {error}", stacklevel=2)
-
-    return listen

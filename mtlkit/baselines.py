@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlkit.app import Config, RunResult, check, environment_differences, finished, train
+from mtlkit.app import Config, RunResult, check, finished, train
 from mtlkit.engine.events import Listener
 from mtlkit.engine.run import RunFolder
 from mtlkit.errors import ConfigError, Problem, Stopped
 from mtlkit.experiment import Experiment
+from mtlkit.provenance import differences
 from mtlkit.registry import Registry
 from mtlkit.report.comparison import Comparison, Headline, compare
 from mtlkit.yamlfile import load
@@ -80,6 +81,7 @@ def baseline(
         raise ConfigError(Problem(f"seeds must be at least 1; received {seeds}"))
     registry = registry or Registry.discover()
     resolved, experiment = check(config, registry=registry)
+    registry = resolved.registry
     plain = resolved.plain()
     root = Path(resolved.config.run.dir) / f"{resolved.config.run.name}-baseline"
     all_tasks = "together"
@@ -138,7 +140,7 @@ def _find_finished(folders: Sequence[Path], settings: Mapping[str, Any], registr
     for folder in folders:
         if (folder / "done.json").is_file() and (folder / "config.yaml").is_file() and not _is_stale(folder, settings):
             run = RunFolder.open(folder)
-            if not environment_differences(run, registry):
+            if not differences(run, registry):
                 return finished(run)
     return None
 
@@ -155,12 +157,12 @@ def _is_in_the_way(folder: Path, settings: Mapping[str, Any], registry: Registry
         return False
     if _is_stale(folder, settings):
         return True
-    return (folder / "done.json").is_file() and bool(environment_differences(RunFolder.open(folder), registry))
+    return (folder / "done.json").is_file() and bool(differences(RunFolder.open(folder), registry))
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decides a run's numbers: not its name, nor who is told of them."""
-    rest = {key: value for key, value in settings.items() if key not in {"run", "hooks"}}
+    rest = {key: value for key, value in settings.items() if key not in {"run", "hooks", "plugins"}}
     # A run alone is written with its strategy's options left to their defaults.
     strategy = {key: value for key, value in settings["strategy"].items() if value is not None}
     return rest | {"seed": settings["run"]["seed"], "strategy": strategy}

@@ -10,7 +10,9 @@ import functools
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidName, canonicalize_name
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtlkit.errors import ConfigError
 from mtlkit.problems import as_json, problems_of
@@ -20,6 +22,7 @@ __all__ = [
     "Checkpoints",
     "Component",
     "Evaluation",
+    "Plugins",
     "Run",
     "RunConfig",
     "TaskConfig",
@@ -178,6 +181,43 @@ class Checkpoints(Section):
     its loss relative to its first evaluation), the `last` ones, or those best by one metric, `TASK/METRIC`."""
 
 
+def _distribution(name: str) -> str:
+    if name.endswith(".py"):
+        return name  # a file that is a plugin goes by its own name
+    try:
+        canonicalize_name(name, validate=True)
+    except InvalidName:
+        raise ValueError(f"no distribution can be called {name!r}; it is the name that pip installs") from None
+    return name
+
+
+def _requirement(text: str) -> str:
+    try:
+        Requirement(text)
+    except InvalidRequirement as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{text!r} is no requirement such as 'acme-mtl>=1.2' (PEP 508): {reason}") from None
+    return text
+
+
+DistributionName = Annotated[str, AfterValidator(_distribution)]
+
+
+class Plugins(Section):
+    """Which plugins the run may use. It narrows what the environment allows, and never widens it."""
+
+    allow: list[DistributionName] | None = None
+    """The only distributions whose plugins may be used; all that are installed by default."""
+    deny: list[DistributionName] = []
+    """Distributions whose plugins may not be used. They are not imported."""
+    require: list[Annotated[str, AfterValidator(_requirement)]] = []
+    """Distributions that must be installed, with versions, as pip spells them: `acme-mtl>=1.2`."""
+    files: list[Annotated[str, Field(pattern=r"^[^\x00]+\.py$")]] = []
+    """Python files that are plugins too, relative to this file's folder."""
+    strict: bool = False
+    """Let a hook that raises end the run, instead of being told of."""
+
+
 class _Warmed(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The fraction of the run in which the learning rate first climbs linearly."""
@@ -240,8 +280,9 @@ class RunConfig(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
-    hooks: list[Annotated[str, Field(min_length=1)]] = []
-    """Plugins that are told of the run's events, by name; `mtlkit list plugins` lists them."""
+    hooks: list[Annotated[Component, BeforeValidator(named)]] = []
+    """Plugins that are told of the run's events, options beside the name; `mtlkit list plugins` lists them."""
+    plugins: Plugins = Plugins()
 
     @classmethod
     def from_document(cls, document: Document) -> Self:
@@ -262,6 +303,7 @@ def json_schema() -> dict[str, Any]:
     definitions, properties = schema["$defs"], schema["properties"]
     definitions["Component"].pop("required")
     properties["tasks"]["items"] = {"anyOf": [{"type": "string"}, properties["tasks"]["items"]]}
+    properties["hooks"]["items"] = {"anyOf": [{"type": "string"}, properties["hooks"]["items"]]}
     for section in ("encoder", "architecture", "strategy", "optimizer"):
         properties[section]["anyOf"] = [{"type": "string"}, {"$ref": properties[section].pop("$ref")}]
     shapes = properties["schedule"].pop("discriminator")["mapping"]

@@ -88,9 +88,22 @@ class ConfigError(MtlkitError):
 
 
 class PluginError(MtlkitError):
-    """A plugin is missing, broken, or broke while it ran; the message names its distribution."""
+    """A plugin is missing, broken, or broke while it ran; the message names its distribution.
+
+    Args:
+        message: What a person reads.
+        details: Its parts where they are known, for programs: distribution, version, entry_point, reason, remedy.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, **details: str) -> None:
+        super().__init__(message)
+        self.details = details
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what ``--json`` prints, with the parts that are known."""
+        return super().to_dict() | self.details
 
 
 class DataError(MtlkitError):

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,6 +18,7 @@ from mtlkit.config import (
     DEFAULT_NAMES,
     Checkpoints,
     Component,
+    Plugins,
     RunConfig,
     TaskConfig,
     Training,
@@ -32,6 +34,7 @@ from mtlkit.yamlfile import Document, SettingPath, dotted
 __all__ = ["Part", "Resolved", "optimizers", "resolve"]
 
 _FACTS = {
+    "plugins": (),
     "tasks": (),
     "encoders": ("inputs",),
     "architectures": ("make_encoder", "n_tasks"),
@@ -53,7 +56,7 @@ class Part:
     """One component that a configuration names, found and loaded.
 
     Attributes:
-        component: The class.
+        component: The class; for hooks of runs it may be a plugin that is no class, and takes no options.
         signature: What its constructor takes.
         options: Its options, checked, with every default.
         path: Where in the configuration its options stand.
@@ -85,7 +88,9 @@ class Resolved:
         optimizer: The optimizer.
         tasks: The tasks, in order.
         labels: What the run calls them.
+        hooks: The plugins that are told of the run's events.
         device: Where it will run.
+        registry: What the configuration leaves of what is installed.
     """
 
     config: RunConfig
@@ -96,12 +101,14 @@ class Resolved:
     optimizer: Part
     tasks: Sequence[Part]
     labels: Sequence[str]
+    hooks: Sequence[Part]
     device: torch.device
+    registry: Registry
 
     @property
     def records(self) -> list[Record]:
         """Who provides the components that the run uses."""
-        parts = (self.encoder, self.architecture, self.strategy, *self.tasks)
+        parts = (self.encoder, self.architecture, self.strategy, *self.tasks, *self.hooks)
         return sorted({part.record for part in parts if part.record})
 
     def plain(self) -> dict[str, Any]:
@@ -115,6 +122,10 @@ class Resolved:
             name = part.record.qualified if part.record else task["name"]
             task |= {"name": name, "label": label, "options": part.plain_options}
             task["batch_size"] = task["batch_size"] or plain["training"]["batch_size"]
+        plain["hooks"] = [
+            {"name": part.record.qualified if part.record else "", **part.plain_options} for part in self.hooks
+        ]
+        plain["plugins"]["files"] = sorted(map(str, self.registry.files.values()))
         if plain["training"]["steps"] is None:
             plain["training"]["epochs"] = plain["training"]["epochs"] or DEFAULT_EPOCHS
         return plain
@@ -132,6 +143,7 @@ def resolve(document: Document, registry: Registry) -> Resolved:
         PluginError: If nothing else is wrong than that plugins are missing or broken.
     """
     resolver = _Resolver(document, registry)
+    resolver.narrow()  # before anything is imported
     config = resolver.attempt(lambda: RunConfig.from_document(document))
     encoder = resolver.component("encoder", "encoders")
     architecture = resolver.component("architecture", "architectures")
@@ -140,7 +152,7 @@ def resolve(document: Document, registry: Registry) -> Resolved:
     tasks, labels = resolver.tasks()
     device = resolver.device()
     resolver.check_best(labels)
-    resolver.hooks()
+    hooks = resolver.hooks()
     resolver.raise_failures()
     # With no failure told of, every part was found; the types cannot say so.
     return Resolved(
@@ -152,7 +164,9 @@ def resolve(document: Document, registry: Registry) -> Resolved:
         optimizer=cast("Part", optimizer),
         tasks=tasks,
         labels=labels,
+        hooks=hooks,
         device=device,
+        registry=resolver.registry,
     )
 
 
@@ -181,6 +195,8 @@ class _Resolver:
     def raise_failures(self) -> None:
         if not self.failures:
             return
+        if len(self.failures) == 1:
+            raise self.failures[0]  # with its details, and its cause
         if all(isinstance(failure, PluginError) for failure in self.failures):
             raise PluginError("\n".join(map(str, self.failures)))
         problems: list[Problem] = []
@@ -189,6 +205,32 @@ class _Resolver:
                 failure.problems if isinstance(failure, ConfigError) else [Problem(str(failure).removesuffix("."))]
             )
         raise ConfigError(sorted(problems, key=_line_and_column))
+
+    def narrow(self) -> None:
+        """Leave of the registry what the configuration's ``plugins`` allows.
+
+        Raises:
+            ConfigError: If their shape is wrong.
+            PluginError: If a requirement is not met or a file cannot be used: all else would only follow from it.
+        """
+        found = self.section(("plugins",), Plugins, Plugins())
+        if found is None:  # its shape is wrong, so what it might deny must not be imported
+            RunConfig.from_document(self.document)
+            return
+        folder = Path(self.document.source).parent if Path(self.document.source).is_file() else Path()
+        files = [
+            Path(each) if Path(each).exists() and not (folder / each).exists() else folder / each
+            for each in found.files
+        ]
+        place = self.document.location(("plugins",))
+        origin = f"plugins ({place})" if place else "plugins"
+        for requirement in found.require:
+            self.attempt(functools.partial(self.registry.check_required, requirement))
+        narrowed = self.attempt(
+            lambda: self.registry.narrowed(origin, allow=found.allow, deny=found.deny, files=files), ("plugins",)
+        )
+        self.raise_failures()
+        self.registry = cast("Registry", narrowed)
 
     def section(self, path: SettingPath, model: type[Model], default: Any = None) -> Model | None:
         """Return one section, whether or not others are sound; None for one whose shape is wrong, told of already."""
@@ -216,7 +258,8 @@ class _Resolver:
     def _load(self, kind: str, name: str, options: Mapping[str, object], path: SettingPath) -> Part:
         record = self.registry.find(kind, name)
         component = self.registry.load(record)
-        signature = signature_of(component)
+        # Hooks of runs may be a module or an object, which takes no options.
+        signature = signature_of(component if isinstance(component, type) else object)
         for fact in signature.facts:
             if fact not in _FACTS[kind]:
                 known = ", ".join(_FACTS[kind]) or "none"
@@ -269,12 +312,17 @@ class _Resolver:
         if slash and label not in labels:
             self.fail(f"No task is called '{label}'", ("checkpoints", "best"), closest(label, labels))
 
-    def hooks(self) -> None:
-        """Check that every hook is a plugin."""
+    def hooks(self) -> list[Part]:
+        """Return the plugins that are told of the run's events."""
         listed = child(self.document.data, "hooks")
-        for index, name in enumerate(listed if isinstance(listed, list) else ()):
-            if isinstance(name, str) and name:
-                self.attempt(functools.partial(self.registry.find, "plugins", name), ("hooks", index))
+        parts: list[Part] = []
+        for index in range(len(listed) if isinstance(listed, list) else 0):
+            path: SettingPath = ("hooks", index)
+            found = self.section(path, Component)
+            part = None if found is None else self.part("plugins", found.name, found.options, path, path)
+            if part is not None:
+                parts.append(part)
+        return parts
 
     def device(self) -> torch.device:
         """Return where the run will be; what is not available is told of."""

@@ -64,13 +64,13 @@ def _find(name: str, path: list[str] | None) -> importlib.machinery.ModuleSpec |
 
 
 def _docstring(module: str, attribute: str) -> str | None:
-    """Return the docstring of the class that `attribute` is, or is made of by ``plugin(Class)``; else the module's."""
+    """Return the docstring of the class or command that `attribute` is or is made of; else the module's."""
     tree = _parsed(module)
     if tree is None:
         return None
     name = next((name for target, name in _calls(tree) if target == attribute), attribute)
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return ast.get_docstring(node)
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:

@@ -18,6 +18,7 @@ PUBLIC = [
     "Encoder",
     "Experiment",
     "FeatureSpec",
+    "Handle",
     "InputSpec",
     "Measurement",
     "MultiTaskModel",
@@ -44,6 +45,7 @@ PUBLIC = [
     "hookimpl",
     "plugin",
     "strategies",
+    "testing",
     "train",
 ]
 SUBPACKAGES = ["architectures", "encoders", "heads", "strategies"]
@@ -109,7 +111,9 @@ def test_each_is_documented(name):
     assert (value.__doc__ or "").strip()  # not inspect.getdoc, which would take the docstring of a base
 
 
-@pytest.mark.parametrize("name", ["Architecture", "Encoder", "Registry", "Source", "Split", "Strategy", "Task"])
+@pytest.mark.parametrize(
+    "name", ["Architecture", "Encoder", "Handle", "Registry", "Source", "Split", "Strategy", "Task"]
+)
 def test_their_methods_are_documented(name):
     methods = {key: value for key, value in vars(getattr(mtlkit, name)).items() if not key.startswith("_")}
     functions = [key for key, value in methods.items() if callable(value) or isinstance(value, property | classmethod)]
@@ -117,7 +121,7 @@ def test_their_methods_are_documented(name):
     assert [key for key in functions if not methods[key].__doc__] == []
 
 
-@pytest.mark.parametrize("name", [*SUBPACKAGES, "errors"])
+@pytest.mark.parametrize("name", [*SUBPACKAGES, "errors", "testing"])
 def test_modules_say_what_they_export(name):
     module = getattr(mtlkit, name)
     assert all(getattr(module, each).__doc__ for each in module.__all__)

@@ -13,7 +13,9 @@ __all__ = ["HardSharing"]
 
 
 class HardSharing(Architecture):
-    """One encoder for all tasks: z = encoder(x), and head t computes from z (Caruana, Machine Learning 28, 1997).
+    """One encoder for all tasks: z = encoder(x), and head t computes from z.
+
+    Source: Caruana, Machine Learning 28, 1997.
 
     Args:
         make_encoder: Builds the encoder; called once.

@@ -11,8 +11,10 @@ from mtlkit._version import __version__
 from mtlkit.cli.baseline import baseline
 from mtlkit.cli.check import check
 from mtlkit.cli.evaluate import evaluate
+from mtlkit.cli.group import Group
 from mtlkit.cli.init import init
 from mtlkit.cli.list import list_
+from mtlkit.cli.plugins import plugins
 from mtlkit.cli.schema import schema
 from mtlkit.cli.show import show
 from mtlkit.cli.train import train
@@ -20,7 +22,7 @@ from mtlkit.cli.train import train
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="mtlkit")
 def main() -> None:
     """Train several tasks on one shared encoder. Tasks are plugins; a YAML file says the rest.
@@ -35,5 +37,5 @@ def main() -> None:
     """  # noqa: D301 - click takes the character itself
 
 
-for command in (list_, show, init, check, train, evaluate, baseline, schema):
+for command in (list_, show, init, check, train, evaluate, baseline, plugins, schema):
     main.add_command(command)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mtlkit.cli.arguments import config_argument, overrides_argument, read_config
+from mtlkit.cli.arguments import Discover, config_argument, overrides_argument, plugin_options, read_config
 from mtlkit.cli.output import Output, Table, command_output, number
 from mtlkit.cli.progress import show_progress
 from mtlkit.errors import Stopped
@@ -28,7 +28,8 @@ __all__ = ["baseline"]
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="How many seeds to repeat it with."
 )
 @command_output
-def baseline(output: Output, config: Path, overrides: tuple[str, ...], *, seeds: int) -> None:
+@plugin_options
+def baseline(output: Output, config: Path, overrides: tuple[str, ...], *, seeds: int, discover: Discover) -> None:
     """Train the tasks of CONFIG together and each one alone, at the same budget, and say whether sharing helped.
 
     Runs that are finished already are used as they are, so a baseline that was stopped goes on where it was.
@@ -45,7 +46,7 @@ def baseline(output: Output, config: Path, overrides: tuple[str, ...], *, seeds:
         # A bar for each run would come and go; the lines above say which run it is.
         with show_progress(output, title="training") as listeners:
             shown = listeners if output.progress_console.is_terminal else []
-            result = baselines.baseline(document, seeds=seeds, listeners=shown, on_trial=on_trial)
+            result = baselines.baseline(document, seeds=seeds, listeners=shown, on_trial=on_trial, registry=discover())
     except Stopped as stopped:
         again = shlex.join(["mtlkit", "baseline", str(config), *overrides, "--seeds", str(seeds)])
         raise Stopped(f"{stopped} Go on with: {again}", stopped.exit_code - 128) from None

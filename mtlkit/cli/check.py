@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mtlkit.cli.arguments import config_argument, overrides_argument, read_config
+from mtlkit.cli.arguments import Discover, config_argument, overrides_argument, plugin_options, read_config
 from mtlkit.cli.output import Output, Table, command_output
 
 __all__ = ["check"]
@@ -16,12 +16,13 @@ __all__ = ["check"]
 @config_argument
 @overrides_argument
 @command_output
-def check(output: Output, config: Path, overrides: tuple[str, ...]) -> None:
+@plugin_options
+def check(output: Output, config: Path, overrides: tuple[str, ...], *, discover: Discover) -> None:
     """Check CONFIG: every key, name and option, and one batch of each source through encoder, heads and losses."""
     document = read_config(config, overrides)
     from mtlkit import app
 
-    resolved, experiment = app.check(document)
+    resolved, experiment = app.check(document, registry=discover())
     parameters = sum(p.numel() for p in experiment.model.parameters())
     shared = sum(p.numel() for p in experiment.model.architecture.shared_parameters())
     tasks = []

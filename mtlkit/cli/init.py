@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mtlkit.cli.arguments import Discover, plugin_options
 from mtlkit.cli.output import Output, command_output
 from mtlkit.config import default_label
 from mtlkit.errors import ConfigError, Problem, StorageError
@@ -53,10 +54,11 @@ training:
     "--task", "-t", "tasks", multiple=True, help="A task to train; may be given more than once. [all installed]"
 )
 @command_output
-def init(output: Output, path: Path, tasks: tuple[str, ...]) -> None:
+@plugin_options
+def init(output: Output, path: Path, tasks: tuple[str, ...], *, discover: Discover) -> None:
     """Write a run configuration to PATH [run.yaml] that trains the tasks named, or all that are installed."""
-    registry = Registry.discover()
-    records = [registry.find("tasks", task) for task in tasks] or registry.records("tasks")
+    registry = discover()
+    records = [registry.find("tasks", task) for task in tasks] or registry.usable("tasks")
     if not records:
         raise ConfigError(
             Problem(
@@ -89,7 +91,7 @@ def init(output: Output, path: Path, tasks: tuple[str, ...]) -> None:
 
 
 def _entry(registry: Registry, record: Record, records: list[Record]) -> dict[str, str]:
-    entry = {"name": record.qualified if registry.is_ambiguous(record) else record.name}
+    entry = {"name": registry.name_of(record)}
     if sum(other.name == record.name for other in records) > 1:
         entry["label"] = f"{record.distribution}-{default_label(record.name)}".replace(".", "-")
     return entry

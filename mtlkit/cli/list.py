@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from mtlkit.cli.arguments import Discover, plugin_options
 from mtlkit.cli.output import Output, Table, command_output
 from mtlkit.hookspecs import KINDS
-from mtlkit.registry import Registry
+from mtlkit.registry import State
 from mtlkit.summaries import summary
 
 __all__ = ["list_"]
@@ -15,17 +16,18 @@ __all__ = ["list_"]
 @click.command("list", short_help="List what is installed.")
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 @command_output
-def list_(output: Output, kind: str | None) -> None:
-    """List the installed tasks, encoders, architectures, strategies and plugins, or those of one KIND.
+@plugin_options
+def list_(output: Output, kind: str | None, *, discover: Discover) -> None:
+    """List what may be used of the installed tasks, encoders and so on, or of one KIND.
 
-    It reads metadata and source text, and imports no plugin.
+    It reads metadata and source text, and imports no plugin. 'mtlkit plugins list' tells of those left out, too.
     """
-    registry = Registry.discover()
-    records = registry.records(kind)
+    registry = discover()
+    records = registry.usable(kind)
     shown = [
         {
             "kind": record.kind,
-            "name": record.qualified if registry.is_ambiguous(record) else record.name,
+            "name": registry.name_of(record),
             "distribution": record.distribution,
             "version": record.version,
             "summary": summary(record),
@@ -40,6 +42,11 @@ def list_(output: Output, kind: str | None) -> None:
         output.result(shown, Table(columns, rows))
     else:
         output.result(shown, f"No {kind or 'components'} are installed.")
+    left_out = [record for record in registry.records(kind) if record not in records]
+    for state in (State.DISABLED, State.INCOMPATIBLE, State.BROKEN):
+        names = [record.qualified for record in left_out if registry.status(record).state is state]
+        if names:
+            output.remark(f"{state.capitalize()}: {', '.join(names)}. 'mtlkit plugins list' says why.")
     for name, reason in registry.unreadable.items():
         output.remark(f"The entry points of {name} cannot be read ({reason}); reinstalling it may help.")
     if kind in {None, "tasks"} and not registry.records("tasks"):

@@ -144,18 +144,21 @@ def number(value: float) -> str:
 
 
 def command_output(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command ``--json``, ``--quiet`` and an Output, and turn errors into messages and exit codes."""
+    """Give a command ``--json``, ``--quiet``, ``--debug`` and an Output; turn errors into messages and exit codes."""
 
+    @click.option("--debug", is_flag=True, help="After an error, print where in the code it came from.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON value, and nothing else, to stdout.")
     @click.option("-q", "--quiet", is_flag=True, help="Print no progress, only the result.")
     @functools.wraps(function)
-    def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> None:
+    def wrapped(*args: Any, as_json: bool, quiet: bool, debug: bool, **kwargs: Any) -> None:
         output = Output(as_json=as_json, quiet=quiet)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
             try:
                 function(output, *args, **kwargs)
             except MtlkitError as error:
+                if debug:
+                    click.echo(traceback.format_exc(), err=True)
                 output.fail(error)
                 sys.exit(error.exit_code)
             except KeyboardInterrupt:

@@ -8,26 +8,28 @@ from typing import Any
 
 import click
 
+from mtlkit.cli.arguments import Discover, plugin_options
 from mtlkit.cli.output import Output, Table, command_output
-from mtlkit.hookspecs import COMPONENT_HOOKS
-from mtlkit.registry import Registry
+from mtlkit.hookspecs import KINDS
 
 __all__ = ["show"]
 
 
 @click.command(short_help="Show a component and its options.")
-@click.argument("kind", type=click.Choice(list(COMPONENT_HOOKS)))
+@click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name")
 @command_output
-def show(output: Output, kind: str, name: str) -> None:
+@plugin_options
+def show(output: Output, kind: str, name: str, *, discover: Discover) -> None:
     """Show what the component NAME of a KIND is, who provides it, and which options it takes."""
     from mtlkit.options import signature_of
 
-    registry = Registry.discover()
+    registry = discover()
     record = registry.find(kind, name)
     component = registry.load(record)
-    schema = signature_of(component).model.model_json_schema()
-    text = inspect.getdoc(component) or ""
+    is_class = isinstance(component, type)  # a command is none, nor is a module of hooks
+    schema = signature_of(component).model.model_json_schema() if is_class else {}
+    text = inspect.getdoc(component if is_class else getattr(component, "callback", component)) or ""
     options: dict[str, Any] = schema.get("properties", {})
     required = schema.get("required", [])
     rows = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mtlkit.cli.arguments import config_argument, overrides_argument, read_config
+from mtlkit.cli.arguments import Discover, config_argument, overrides_argument, plugin_options, read_config
 from mtlkit.cli.output import Output, command_output
 from mtlkit.cli.progress import results_table, show_progress
 from mtlkit.errors import Stopped
@@ -20,7 +20,8 @@ __all__ = ["train"]
 @overrides_argument
 @click.option("--resume", is_flag=True, help="Go on with the run of this name where it was saved last.")
 @command_output
-def train(output: Output, config: Path, overrides: tuple[str, ...], *, resume: bool) -> None:
+@plugin_options
+def train(output: Output, config: Path, overrides: tuple[str, ...], *, resume: bool, discover: Discover) -> None:
     """Train the tasks of CONFIG together on one shared encoder, and test them.
 
     Settings may be overridden, and are checked like the rest:
@@ -35,7 +36,7 @@ def train(output: Output, config: Path, overrides: tuple[str, ...], *, resume: b
 
     try:
         with show_progress(output) as listeners:
-            run = app.train(document, resume=resume, listeners=listeners)
+            run = app.train(document, resume=resume, listeners=listeners, registry=discover())
     except Stopped as stopped:
         again = shlex.join(["mtlkit", "train", str(config), *overrides, "--resume"])
         number = stopped.exit_code - 128
@@ -46,7 +47,10 @@ def train(output: Output, config: Path, overrides: tuple[str, ...], *, resume: b
             "steps": run.steps,
             "best_step": run.best_step,
             "test": {label: vars(result) for label, result in run.results.items()},
+            "hook_failures": [vars(failure) for failure in run.hook_failures],
         },
         results_table(run.results, f"Test split, weights of step {run.best_step} of {run.steps}"),
         f"The run is in {run.folder}",
     )
+    for failure in run.hook_failures:
+        output.remark(f"The plugin {failure.plugin} failed in its hook {failure.hook}: {failure.error}")

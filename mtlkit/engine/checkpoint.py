@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,14 @@ __all__ = ["SCHEMA_VERSION", "load_state", "load_weights", "recover", "save", "v
 SCHEMA_VERSION = 1
 
 
-def save(folder: Path, *, step: int, model: nn.Module, state: Mapping[str, Any] | None = None) -> None:
+def save(
+    folder: Path,
+    *,
+    step: int,
+    model: nn.Module,
+    state: Mapping[str, Any] | None = None,
+    plugins: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Write a checkpoint, in place of an older one of the same name.
 
     Args:
@@ -34,6 +41,7 @@ def save(folder: Path, *, step: int, model: nn.Module, state: Mapping[str, Any] 
         step: The step it was taken at.
         model: What the weights are of.
         state: What else is to be kept: nested dicts, lists and tuples of tensors, numbers, strings and None.
+        plugins: What the manifest says of the plugins that took part.
 
     Raises:
         StorageError: If it cannot be written; an older one of the same name is then untouched.
@@ -50,7 +58,7 @@ def save(folder: Path, *, step: int, model: nn.Module, state: Mapping[str, Any] 
                 save_file(_separate(tensors), temporary / "state.safetensors")
                 (temporary / "state.json").write_text(json.dumps(plain), encoding="utf-8")
             hashes = {path.name: _hash(path) for path in sorted(temporary.iterdir())}
-            manifest = {"schema_version": SCHEMA_VERSION, "step": step, "sha256": hashes}
+            manifest = {"schema_version": SCHEMA_VERSION, "step": step, "sha256": hashes, "plugins": list(plugins)}
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
             for path in temporary.iterdir():
                 sync(path)

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 __all__ = [
     "CheckpointWritten",
+    "EpochFinished",
     "EvaluationFinished",
     "Event",
     "Listener",
@@ -73,6 +74,14 @@ class StepRecorded:
 
 
 @dataclass(frozen=True)
+class EpochFinished:
+    """The last step of an epoch was taken; epochs count from 1."""
+
+    step: int
+    epoch: int
+
+
+@dataclass(frozen=True)
 class EvaluationFinished:
     """All tasks were evaluated on one split."""
 
@@ -100,5 +109,5 @@ class RunFinished:
     results: Mapping[str, TaskResult]
 
 
-Event = RunStarted | StepFinished | StepRecorded | EvaluationFinished | CheckpointWritten | RunFinished
+Event = RunStarted | StepFinished | StepRecorded | EpochFinished | EvaluationFinished | CheckpointWritten | RunFinished
 Listener = Callable[[Event], None]

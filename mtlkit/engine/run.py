@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -27,10 +27,12 @@ class RunFolder:
 
     Attributes:
         path: The folder.
+        provenance: What each checkpoint says of the plugins that took part.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.provenance: Sequence[Mapping[str, Any]] = ()
         self._files: dict[str, BinaryIO] = {}
 
     @classmethod
@@ -95,9 +97,22 @@ class RunFolder:
     # --- records ---
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl`` or ``timings.jsonl``."""
+        """Append a line to ``metrics.jsonl``, ``timings.jsonl`` or another file of records."""
         with storage_errors(f"append to {self.path / name}"):
             self._file(name).write(dumps(record).encode() + b"\n")
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """Return the lines of a file of records; none where there is no such file.
+
+        Raises:
+            CheckpointError: If it cannot be read.
+        """
+        path = self.path / name
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            return [dict(json.loads(line)) for line in lines]
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}.") from error
 
     def sizes(self) -> dict[str, int]:
         """Return how long each record file is, in bytes: a checkpoint remembers it."""
@@ -129,10 +144,14 @@ class RunFolder:
             for file in self._files.values():
                 sync(Path(file.name))
         folder = self.path / "checkpoints" / f"step-{step:06d}"
-        checkpoint.save(folder, step=step, model=model, state=state)
+        checkpoint.save(folder, step=step, model=model, state=state, plugins=self.provenance)
         for old in self._checkpoints()[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
         return folder
+
+    def save_best(self, step: int, model: nn.Module) -> None:
+        """Write the weights that are the run's result so far."""
+        checkpoint.save(self.best, step=step, model=model, plugins=self.provenance)
 
     def latest(self) -> tuple[Path | None, list[MtlkitError]]:
         """Return the newest checkpoint that is whole, and what is wrong with each newer one.

@@ -14,7 +14,11 @@ from mtlkit.cli import main
 from mtlkit.yamlfile import load
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-KINDS = ["tasks", "encoders", "architectures", "strategies", "plugins"]
+KINDS = ["tasks", "encoders", "architectures", "strategies", "plugins", "commands"]
+COMMANDS = [
+    *(name for name in main.commands if name != "plugins"),
+    *(f"plugins {name}" for name in main.commands["plugins"].commands),
+]
 
 
 @pytest.fixture
@@ -31,20 +35,22 @@ def answer(mtlkit):
 
 
 class TestHelp:
-    @pytest.mark.parametrize("name", main.commands)
+    @pytest.mark.parametrize("name", COMMANDS)
     def test_of_each_command(self, mtlkit, name):
-        done = mtlkit(name, "--help")
+        done = mtlkit(*name.split(), "--help")
         assert done.exit_code == 0
         assert done.stdout.startswith(f"Usage: mtlkit {name} ")
         assert "--json" in done.stdout
         assert "--quiet" in done.stdout
-        assert main.commands[name].short_help
-        assert done.stdout == mtlkit(name, "-h").stdout
+        assert "--debug" in done.stdout
+        assert done.stdout == mtlkit(*name.split(), "-h").stdout
 
     def test_of_them_all(self, mtlkit):
         done = mtlkit("--help")
         assert done.exit_code == 0
         assert all(command.short_help in done.stdout for command in main.commands.values())
+        within = main.commands["plugins"].commands.values()
+        assert all(command.short_help in mtlkit("plugins", "-h").stdout for command in within)
         assert "\\b" not in done.stdout
 
     def test_version(self, mtlkit):
@@ -91,8 +97,8 @@ class TestList:
         assert ("bad", "Bad.") in {(record["name"], record["summary"]) for record in answer("list", "tasks")}
 
     def test_nothing_to_list(self, mtlkit, answer):
-        assert answer("list", "plugins") == []
-        assert mtlkit("list", "plugins").stdout in {"No plugin is installed.\n", "No plugins are installed.\n"}
+        assert answer("list", "plugins", "--no-plugins") == []
+        assert mtlkit("list", "plugins", "--no-plugins").stdout == "No plugins are installed.\n"
 
 
 class TestShow:

@@ -37,7 +37,14 @@ EVERY_KEY: dict[str, Any] = {
     },
     "evaluation": {"every": 2, "batch_size": 64, "validation": 0.2, "test": 0.2, "split_seed": 1},
     "checkpoints": {"every": 2, "keep": 1, "best": "last"},
-    "hooks": ["tracker"],
+    "hooks": [{"name": "tracker", "project": "wines"}],
+    "plugins": {
+        "allow": ["acme-mtl", "my_tasks.py"],
+        "deny": ["old-mtl"],
+        "require": ["acme-mtl>=1.2"],
+        "files": ["my_tasks.py"],
+        "strict": True,
+    },
 }
 OPEN = {"encoder", "architecture", "strategy", "optimizer"}  # another key in these is an option
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"
@@ -107,6 +114,18 @@ class TestWhatIsAccepted:
         assert made.encoder.options == {"layers": [8], "dropout": 0.5}
 
     @pytest.mark.parametrize("section", ["encoder", "architecture", "strategy", "optimizer", "schedule"])
+    def test_hooks_are_components_too(self):
+        made = config("tasks: [digit]\nhooks: [tracker, {name: 'acme-log:log', project: wines}]\n")
+        assert [(hook.name, hook.options) for hook in made.hooks] == [
+            ("tracker", {}),
+            ("acme-log:log", {"project": "wines"}),
+        ]
+
+    def test_plugins_are_all_by_default(self):
+        made = config("tasks: [digit]\n").plugins
+        assert (made.allow, made.deny, made.require, made.files, made.strict) == (None, [], [], [], False)
+        assert config("tasks: [digit]\nplugins: {allow: []}\n").plugins.allow == []
+
     def test_options_alone_are_those_of_the_default_component(self, section):
         default = RunConfig.model_fields[section].default.name
         made = config(f"tasks: [digit]\n{section}: {{warmup: 0.5}}\n")
@@ -191,6 +210,15 @@ class TestWhatIsRefused:
             ("schedule: {name: step, milestones: [0.5, 2]}", "schedule.milestones[1]", 42),
             ("hooks: tracker", "hooks", 8),
             ("hooks: [3]", "hooks[0]", 9),
+            ("hooks: [{name: ''}]", "hooks[0].name", 16),
+            ("plugins: [acme]", "plugins", 10),
+            ("plugins: {allow: acme}", "plugins.allow", 18),
+            ("plugins: {deny: [acme mtl]}", "plugins.deny[0]", 18),
+            ("plugins: {allow: [-r]}", "plugins.allow[0]", 19),
+            ("plugins: {require: [acme=>1]}", "plugins.require[0]", 21),
+            ("plugins: {require: ['']}", "plugins.require[0]", 21),
+            ("plugins: {files: [mine.txt]}", "plugins.files[0]", 19),
+            ("plugins: {strict: 1}", "plugins.strict", 19),
         ],
     )
     def test_a_value_of_the_wrong_kind_or_size(self, section, path, column):

@@ -19,7 +19,8 @@ def summary_of(install):
 
     def lookup(value: str, modules: dict[str, str], about: str = "Of the distribution.") -> str:
         install("acme", entry_points={"tasks": {"wine": value}}, modules=modules, summary=about)
-        text = summary(Registry.discover().find("tasks", "acme:wine"))
+        (record,) = [each for each in Registry.discover().records("tasks") if each.qualified == "acme:wine"]
+        text = summary(record)
         assert sys.modules.keys().isdisjoint(modules)
         return text
 
@@ -86,6 +87,11 @@ def test_of_a_module_that_is_the_plugin(summary_of):
 )
 def test_of_nothing_that_can_be_read_it_is_that_of_the_distribution(summary_of, text):
     assert summary_of("acme:wine", {"acme": text}) == "Of the distribution."
+
+
+def test_of_a_command_it_is_that_of_its_function(summary_of):
+    text = f"{NEVER}@click.command()\ndef predict():\n    '''Predict a price.'''\nwine = mtlkit.plugin(predict)\n"
+    assert summary_of("acme:wine", {"acme": text}) == "Predict a price."
 
 
 @pytest.mark.parametrize("value", ["nowhere:wine", "acme.nowhere:wine", "acme.deep.er:wine", ":", "a b:c"])

@@ -102,7 +102,9 @@ class TestOfARun:
 
     def test_whose_plugin_is_gone(self, train, tmp_path):
         run = train()
-        with pytest.raises(PluginError, match=r"'toy-plugin', which is not installed\. Install it"):
+        with pytest.raises(
+            PluginError, match=r"which is not installed\. Bring it back: pip install toy-plugin==1\.2\.3"
+        ):
             mtlkit.evaluate(run.folder)
 
 

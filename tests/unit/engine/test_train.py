@@ -505,10 +505,10 @@ class TestHooks:
         listening = self.Listening()
         with pytest.warns(UserWarning, match="no connection") as caught:
             run = train(tasks_given={"raising": self.Raising(), "listening": listening}, hooks=["raising", "listening"])
-        assert len(caught) == 4
-        assert str(caught[0].message) == (
+        assert len(caught) == 1  # it fails at each of four evaluations, and is told of once
+        assert str(caught[0].message).startswith(
             "The hook mtlkit_evaluation_finished of toy-plugin 1.2.3, entry point mtlkit.plugins: raising = "
-            "toy_plugin:raising raised ValueError: no connection"
+            "toy_plugin:raising raised ValueError: no connection. The run goes on without it"
         )
         assert weights(run.folder) == weights(undisturbed.folder)
         assert listening.told[-1] == ("finished", 12)
