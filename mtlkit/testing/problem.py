@@ -1,0 +1,175 @@
+"""A small problem of several tasks, for a strategy to weigh."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtlkit.gradients import Measurement, backward
+from mtlkit.strategies.base import Needs, Strategy, Weighting
+from mtlkit.testing.checks import require
+from mtlkit.testing.probes import asking, seeded
+
+__all__ = ["Problem", "answers_of", "listed", "n_classes_of", "optimizer_of", "train", "weigh"]
+
+ROWS, INPUTS, FEATURES, OUTPUTS = 6, 4, 3, 3
+
+
+def n_classes_of(kind: str, task: int) -> int | None:
+    """Return how many classes the task of a number has, if its loss is of the kind of a classification."""
+    return 3 + task if kind == "classification" else None
+
+
+class Problem(nn.Module):
+    """An encoder, and for each task's number a head and a loss of its kind: the same whichever others are with it.
+
+    Args:
+        kinds: The kinds of loss; that of task t is ``kinds[t % len(kinds)]``.
+        tasks: The numbers of the tasks, which may repeat.
+        dtype: The dtype of all its numbers.
+    """
+
+    def __init__(self, kinds: Sequence[str], tasks: Sequence[int], dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.kinds = [kinds[task % len(kinds)] for task in tasks]
+        self.tasks = list(tasks)
+        with seeded():
+            self.encoder = nn.Sequential(nn.Linear(INPUTS, 5), nn.Tanh(), nn.Linear(5, FEATURES))
+            self.rows = torch.randn(ROWS, INPUTS).to(dtype)
+        self.heads = nn.ModuleList(map(_head, self.kinds, self.tasks))
+        self.to(dtype)
+
+    def losses(self, features: Tensor) -> list[Tensor]:
+        """Return the loss of each task."""
+        return [
+            _loss(kind, task, head(features))
+            for kind, task, head in zip(self.kinds, self.tasks, self.heads, strict=True)
+        ]
+
+    def backward(self, strategy: Strategy, present: Sequence[int] | None = None, **arguments: Any) -> Measurement:
+        """Backpropagate.
+
+        Args:
+            strategy: What weighs the losses.
+            present: The places of the tasks that are present; None where all are.
+            arguments: What else :func:`mtlkit.backward` is to be given.
+        """
+        features = self.encoder(self.rows)
+        losses = self.losses(features)
+        if present is not None:
+            losses = [losses[place] for place in present]
+            arguments["tasks"] = torch.tensor(present)
+        return weigh(losses, strategy, features=features, shared=self.encoder, **arguments)
+
+    @torch.no_grad()
+    def observe(self, strategy: Strategy, present: Sequence[int] | None = None) -> None:
+        """Tell a strategy what a run tells it after a step."""
+        if strategy.watches_step:
+            losses = torch.stack(self.losses(self.encoder(self.rows))).double()
+            tasks = None if present is None else torch.tensor(present)
+            with asking("observe()"):
+                strategy.observe(losses if present is None else losses[list(present)], tasks)
+
+    def combination(self, shared: Tensor, own: Tensor) -> dict[str, Tensor]:
+        """Return sum_i w_i g_i for each parameter by name, from one differentiation for each task.
+
+        Args:
+            shared: The weights at the encoder's parameters ``[T]``.
+            own: The weights at the heads' ``[T]``.
+        """
+        named = dict(self.named_parameters())
+        total = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
+        for index, loss in enumerate(self.losses(self.encoder(self.rows))):
+            gradients = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
+            for name, gradient in zip(named, gradients, strict=True):
+                if gradient is not None:
+                    total[name] += (shared if name.startswith("encoder") else own)[index] * gradient
+        return total
+
+
+def weigh(losses: Sequence[Tensor], strategy: Strategy, **arguments: Any) -> Measurement:
+    """Backpropagate by :func:`mtlkit.backward`; what a strategy breaks of it is a Nonconformance."""
+    tasks = arguments.get("tasks")
+    present = "all tasks" if tasks is None else f"the tasks {tasks.tolist()}"
+    values = listed(torch.stack(list(losses)).detach())
+    with asking(f"mtlkit.backward() with {present} present, of losses {values},"):
+        measured = backward(losses, strategy=strategy, **arguments)
+    require(
+        tuple(measured.weights.shape) == (len(losses),),
+        f"weights() returned weights of shape {tuple(measured.weights.shape)} with {present} present",
+        f"Return one for each task present: {(len(losses),)}.",
+    )
+    require(
+        measured.weights.isfinite().all(),
+        f"weights() answered {listed(measured.weights)} with {present} present, of losses {values}",
+        "Divide by nothing that may be 0: tasks may be alike, and losses and gradients may vanish.",
+    )
+    return measured
+
+
+@contextlib.contextmanager
+def answers_of(strategy: Strategy) -> Iterator[list[Weighting]]:
+    """Yield a list that what the strategy answers in here is added to, as it is then."""
+    answers: list[Weighting] = []
+
+    def recorded(method: Callable[..., Weighting]) -> Callable[..., Weighting]:
+        def answer(*arguments: Any, **options: Any) -> Weighting:
+            received = method(*arguments, **options)
+            if isinstance(received, Weighting):
+                tensors = {name: value for name, value in received._asdict().items() if isinstance(value, Tensor)}
+                copies = {name: value.detach().clone() for name, value in tensors.items()}
+                answers.append(received._replace(**copies))
+            return received
+
+        return answer
+
+    method = "combine" if strategy.needs is Needs.JACOBIAN else "weights"
+    vars(strategy)[method] = recorded(getattr(strategy, method))
+    try:
+        yield answers
+    finally:
+        del vars(strategy)[method]
+
+
+def listed(values: Iterable[float] | Tensor) -> str:
+    """Return numbers as a message shows them."""
+    return f"[{', '.join(f'{float(value):.4g}' for value in values)}]"
+
+
+def optimizer_of(problem: Problem, strategy: Strategy) -> torch.optim.Optimizer:
+    """Return an optimizer with a memory, over what both of them learn."""
+    with asking("parameter_groups(), given to torch.optim.Adam,"):
+        groups = strategy.parameter_groups()
+        return torch.optim.Adam([{"params": list(problem.parameters())}, *groups], lr=0.01)
+
+
+def train(problem: Problem, strategy: Strategy, steps: int, optimizer: torch.optim.Optimizer | None = None) -> Tensor:
+    """Train both, each step an epoch, and return the weights of each step ``[steps, T]``."""
+    optimizer = optimizer_of(problem, strategy) if optimizer is None else optimizer
+    weights: list[Tensor] = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        weights.append(problem.backward(strategy).weights.double().clone())
+        optimizer.step()
+        problem.observe(strategy)
+        with asking("end_epoch()"):
+            strategy.end_epoch()
+    return torch.stack(weights)
+
+
+def _head(kind: str, task: int) -> nn.Module:
+    with seeded(task):
+        return nn.Linear(FEATURES, n_classes_of(kind, task) or OUTPUTS)
+
+
+def _loss(kind: str, task: int, output: Tensor) -> Tensor:
+    if kind == "classification":
+        return F.cross_entropy(output, torch.arange(len(output)) % output.shape[1])
+    if kind == "laplace":
+        return (output + task).abs().mean()
+    return (output - 1 - task).square().mean()
