@@ -8,6 +8,8 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO  := .demo
 
+PLUGINS := plugins/mtlkit-digits plugins/mtlkit-tensorboard
+
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 # The stamp is written last and holds the folder that .venv was built in, which its scripts and its editable
@@ -20,7 +22,7 @@ ifneq ($(shell $(READY) && echo yes),yes)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format picture clean
+.PHONY: help demo test lint format picture reference clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +48,9 @@ format: $(STAMP) ## format the code, and repair what can be repaired by rule
 picture: $(STAMP) ## draw docs/demo.svg anew: what the demo shows
 	$(BIN)/python docs/picture.py
 
+reference: $(STAMP) ## write docs/cli.md and docs/authors/reference.md anew, from the code
+	$(BIN)/python docs/reference.py
+
 clean: ## remove .venv, caches and what builds and the demo left; never your runs
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info plugins/*/build plugins/*/dist plugins/*/src/*.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -55,7 +60,7 @@ clean: ## remove .venv, caches and what builds and the demo left; never your run
 # so setuptools is installed first, pinned, and the builds use that one.
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-$(STAMP): pyproject.toml constraints.txt plugins/mtlkit-digits/pyproject.toml
+$(STAMP): pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
 	@$(READY) || { \
 	  $(PYTHON) -c '$(RECENT)' 2>/dev/null || { \
 	    found=$$($(PYTHON) -V 2>/dev/null) || found='no Python that runs'; \
@@ -72,5 +77,5 @@ $(STAMP): pyproject.toml constraints.txt plugins/mtlkit-digits/pyproject.toml
 	}
 	@rm -f $@
 	$(INSTALL) setuptools
-	$(INSTALL) --no-build-isolation -e '.[dev]' -e plugins/mtlkit-digits
+	$(INSTALL) --no-build-isolation -e '.[dev]' $(PLUGINS:%=-e %)
 	@echo "$(CURDIR)" > $@
