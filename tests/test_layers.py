@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "mtlkit"
 
 ROOTS = {"_version", "errors", "plainjson"}
 SHAPE = {"config", "hookspecs", "options", "overrides", "problems", "yamlfile"}
-NAMES = {"builtins", "registry", "summaries"}
+NAMES = {"builtins", "registry", "scaffold", "summaries"}
 MATHS = {
     "architectures",
     "data",
@@ -35,7 +35,18 @@ MATHS = {
     "task",
 }
 BELOW_ASSEMBLE = ROOTS | SHAPE | NAMES | MATHS
-BELOW_CLI = BELOW_ASSEMBLE | {"engine", "resolve", "assemble", "app", "baselines", "report", "testing"}
+BELOW_CLI = BELOW_ASSEMBLE | {
+    "engine",
+    "resolve",
+    "assemble",
+    "app",
+    "baselines",
+    "doctor",
+    "provenance",
+    "report",
+    "runhooks",
+    "testing",
+}
 
 # What each part of mtlkit may import of mtlkit when it is itself imported ...
 MAY_IMPORT = {
@@ -46,7 +57,8 @@ MAY_IMPORT = {
     "engine": {"errors", "plainjson", "engine"} | MATHS,
     "resolve": BELOW_ASSEMBLE,
     "assemble": BELOW_ASSEMBLE | {"resolve"},
-    **dict.fromkeys(["app", "baselines", "report", "testing"], BELOW_CLI),
+    **dict.fromkeys(["app", "baselines", "provenance", "report", "runhooks", "testing"], BELOW_CLI),
+    "doctor": ROOTS | SHAPE | NAMES | {"doctor"},
     "cli": ROOTS | SHAPE | NAMES | {"cli"},
     "__init__": {"_version"},
     "__main__": {"cli"},
@@ -55,7 +67,7 @@ MAY_IMPORT = {
 MAY_IMPORT_LATE = {"hookspecs": MATHS | {"engine"}, "registry": MATHS, "cli": BELOW_CLI, "__init__": BELOW_CLI}
 
 HEAVY = {"numpy", "rich", "safetensors", "scipy", "sklearn", "torch", "torchmetrics"}
-LIGHT_PARTS = ROOTS | SHAPE | NAMES | {"cli", "__init__", "__main__"}
+LIGHT_PARTS = ROOTS | SHAPE | NAMES | {"doctor", "cli", "__init__", "__main__"}
 
 
 @dataclass(frozen=True)

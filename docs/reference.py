@@ -1,0 +1,171 @@
+"""Write docs/authors/reference.md and docs/cli.md: the contracts, hooks and commands, as the code has them.
+
+Run it by ``make reference``; a test compares the files with what it would write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import os
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from click.testing import CliRunner
+
+import mtlkit
+from mtlkit.cli import main as command_line
+from mtlkit.engine import events
+from mtlkit.hookspecs import ANSWERS, KINDS, ComponentHooks, RunHooks
+from mtlkit.testing import checks_of
+
+FOLDER = Path(__file__).parent
+NOTE = "<!-- Generated from the code by `make reference`; edit the docstrings instead. -->"
+
+CONTRACTS = {
+    "Tasks": [mtlkit.Task, mtlkit.Source, mtlkit.Split, mtlkit.InputSpec, mtlkit.FeatureSpec],
+    "Encoders": [mtlkit.Encoder],
+    "Architectures": [mtlkit.Architecture],
+    "Strategies": [mtlkit.Strategy, mtlkit.Weighting, mtlkit.Needs, mtlkit.Over],
+}
+EVENTS = [
+    events.RunStarted,
+    events.StepRecorded,
+    events.EpochFinished,
+    events.EvaluationFinished,
+    events.CheckpointWritten,
+    events.RunFinished,
+    events.TaskResult,
+]
+
+
+def reference() -> str:
+    """Return docs/authors/reference.md."""
+    parts = ["# Reference for authors", NOTE, INTRODUCTION, "## Entry points", _groups()]
+    for title, classes in CONTRACTS.items():
+        parts += [f"## {title}", *(_class(each) for each in classes)]
+    parts += ["## Hooks of an entry point", _prose(inspect.getdoc(ComponentHooks) or ""), *_hooks(ComponentHooks)]
+    parts += ["## Hooks of a run", _prose(inspect.getdoc(RunHooks) or ""), *_hooks(RunHooks)]
+    parts += ["### What the hooks are told", *(_class(each, level=4) for each in EVENTS)]
+    parts += ["## Conformance checks", CONFORMANCE, *(_checks(kind) for kind in KINDS)]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+INTRODUCTION = """\
+What a plugin implements and what it is told. The [tutorial](tutorial.md) leads from an empty folder to a published
+plugin; [compatibility](compatibility.md) says what of this stays, and for how long."""
+
+CONFORMANCE = """\
+What `mtlkit.testing.conformance("distribution:name")` checks, by the names that `expected_failures` takes."""
+
+
+def command_reference() -> str:
+    """Return docs/cli.md."""
+    parts = ["# Commands", NOTE]
+    os.environ["MTLKIT_PLUGINS"] = ""  # the commands of whatever is installed here are not mtlkit's
+    for name in _commands("mtlkit", command_line):
+        shown = CliRunner().invoke(command_line, [*name.split()[1:], "--help"], prog_name="mtlkit", terminal_width=100)
+        parts += [f"## `{name}`", f"```text\n{shown.stdout.rstrip()}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _commands(name: str, command: click.Command) -> Iterator[str]:
+    yield name
+    if isinstance(command, click.Group):
+        for each in sorted(command.commands):
+            yield from _commands(f"{name} {each}", command.commands[each])
+
+
+def _groups() -> str:
+    rows = [f"| `mtlkit.{kind}` | `{hook}` |" for kind, hook in ANSWERS.items()]
+    return "\n".join(["| group | the hook that answers |", "|---|---|", *rows])
+
+
+def _hooks(spec: type) -> Iterator[str]:
+    for name, function in vars(spec).items():
+        if name.startswith("mtlkit_"):
+            arguments = ", ".join(list(inspect.signature(function).parameters)[1:])
+            yield f"### `{name}({arguments})`"
+            yield _prose(inspect.getdoc(function) or "")
+
+
+def _checks(kind: str) -> str:
+    rows = [f"| `{check.name}` | {_prose(check.promise)} |" for check in checks_of(kind)]
+    return "\n".join([f"### Of the {kind}", "", "| check | what is promised |", "|---|---|", *rows])
+
+
+def _class(component: Any, level: int = 3) -> str:
+    parts = [f"{'#' * level} `{component.__name__}`", _prose(inspect.getdoc(component) or "")]
+    if issubclass(component, enum.Enum):
+        told = dict(
+            re.findall(r'^    (\w+) = .*\n    """(.*?)"""', inspect.getsource(component), re.MULTILINE | re.DOTALL)
+        )
+        return "\n\n".join([*parts, "\n".join(f"- `{n}`: {_prose(inspect.cleandoc(t))}" for n, t in told.items())])
+    if dataclasses.is_dataclass(component) and component.__module__ == events.__name__:
+        fields = [f"- `{each.name}: {each.type}`" for each in dataclasses.fields(component)]
+        parts.append("\n".join(fields))
+    for name, member in vars(component).items():
+        if name.startswith("_") or not (inspect.isfunction(member) or isinstance(member, property | classmethod)):
+            continue
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        text = inspect.getdoc(function)
+        if text:
+            parts += [f"{'#' * (level + 1)} `{component.__name__}.{_signature(name, member, function)}`", _prose(text)]
+    return "\n\n".join(parts)
+
+
+def _signature(name: str, member: Any, function: Any) -> str:
+    if isinstance(member, property):
+        return name
+    signature = inspect.signature(function)
+    parameters = [each for each in signature.parameters.values() if each.name not in {"self", "cls"}]
+    return name + str(signature.replace(parameters=parameters)).replace("'", "")
+
+
+def _prose(text: str) -> str:
+    """Return a docstring as Markdown: its sections as lists, its code in fences."""
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text).replace("``", "`")
+    lines: list[str] = []
+    section, code = False, False
+    for line in text.splitlines():
+        if re.fullmatch(r"(Args|Attributes|Returns|Raises):", line):
+            lines += [f"**{line[:-1]}**", ""]
+            section, code = True, False
+        elif line and not line.startswith(" "):
+            if code:
+                lines += ["```", ""]
+            section, code = False, False
+            if line.endswith("::"):
+                lines += [*([line[:-2] + ":", ""] if line != "::" else []), "```python"]
+                code = True
+            else:
+                lines.append(line)
+        elif section and re.match(r"    \w[\w, ]*: ", line):
+            name, _, rest = line.strip().partition(": ")
+            lines.append(f"- `{name}`: {rest}")
+        elif section:
+            lines.append(f"  {line.strip()}" if line.startswith("        ") else line.strip())
+        else:
+            lines.append(line[4:] if code else line)
+    if code:
+        lines = [*_stripped(lines), "```"]
+    return re.sub(r"```python\n\n+", "```python\n", re.sub(r"\n+\n```\n", "\n```\n", "\n".join(lines))).strip()
+
+
+def _stripped(lines: list[str]) -> list[str]:
+    while lines and not lines[-1].strip():
+        lines = lines[:-1]
+    return lines
+
+
+FILES = {FOLDER / "authors" / "reference.md": reference, FOLDER / "cli.md": command_reference}
+
+if __name__ == "__main__":
+    for path, write in FILES.items():
+        path.write_text(write(), encoding="utf-8")
+        print(textwrap.shorten(f"Wrote {path}", 200))
