@@ -16,7 +16,7 @@ from mtlkit.yamlfile import load
 if TYPE_CHECKING:
     from mtlkit.yamlfile import Document
 
-__all__ = ["Discover", "config_argument", "overrides_argument", "plugin_options", "read_config"]
+__all__ = ["Discover", "config_argument", "overrides_argument", "plugin_options", "plugin_options_given", "read_config"]
 
 Discover = functools.partial[Registry]
 
@@ -46,3 +46,10 @@ def plugin_options(function: Callable[..., None]) -> Callable[..., None]:
         function(*args, discover=functools.partial(Registry.discover, plugins=not no_plugins, files=files), **kwargs)
 
     return wrapped
+
+
+def plugin_options_given() -> list[str]:
+    """Return the options of :func:`plugin_options` as they were given to the command that runs, to be given again."""
+    given = click.get_current_context().params
+    files = [word for path in given.get("files", ()) for word in ("--plugin", str(path))]
+    return [*files, *(["--no-plugins"] if given.get("no_plugins") else [])]

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mtlkit.cli.arguments import Discover, config_argument, overrides_argument, plugin_options, read_config
+from mtlkit.cli.arguments import (
+    Discover,
+    config_argument,
+    overrides_argument,
+    plugin_options,
+    plugin_options_given,
+    read_config,
+)
 from mtlkit.cli.output import Output, Table, command_output, number
 from mtlkit.cli.progress import show_progress
 from mtlkit.errors import Stopped
@@ -48,7 +55,8 @@ def baseline(output: Output, config: Path, overrides: tuple[str, ...], *, seeds:
             shown = listeners if output.progress_console.is_terminal else []
             result = baselines.baseline(document, seeds=seeds, listeners=shown, on_trial=on_trial, registry=discover())
     except Stopped as stopped:
-        again = shlex.join(["mtlkit", "baseline", str(config), *overrides, "--seeds", str(seeds)])
+        options = [*plugin_options_given(), "--seeds", str(seeds)]
+        again = shlex.join(["mtlkit", "baseline", str(config), *overrides, *options])
         raise Stopped(f"{stopped} Go on with: {again}", stopped.exit_code - 128) from None
     output.result(
         {"folder": str(result.folder), **result.comparison.to_dict()},

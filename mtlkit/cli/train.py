@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from mtlkit.cli.arguments import Discover, config_argument, overrides_argument, plugin_options, read_config
+from mtlkit.cli.arguments import (
+    Discover,
+    config_argument,
+    overrides_argument,
+    plugin_options,
+    plugin_options_given,
+    read_config,
+)
 from mtlkit.cli.output import Output, command_output
 from mtlkit.cli.progress import results_table, show_progress
 from mtlkit.errors import Stopped
@@ -38,7 +45,7 @@ def train(output: Output, config: Path, overrides: tuple[str, ...], *, resume: b
         with show_progress(output) as listeners:
             run = app.train(document, resume=resume, listeners=listeners, registry=discover())
     except Stopped as stopped:
-        again = shlex.join(["mtlkit", "train", str(config), *overrides, "--resume"])
+        again = shlex.join(["mtlkit", "train", str(config), *overrides, *plugin_options_given(), "--resume"])
         number = stopped.exit_code - 128
         raise Stopped(f"{stopped} Go on with: {again}", number) from None
     output.result(

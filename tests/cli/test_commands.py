@@ -11,8 +11,10 @@ import yaml
 
 import mtlkit as package
 from mtlkit.cli import main
+from mtlkit.errors import Stopped
 from mtlkit.yamlfile import load
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KINDS = ["tasks", "encoders", "architectures", "strategies", "plugins", "commands"]
 COMMANDS = [
@@ -410,3 +412,17 @@ class TestSchema:
         (folder / "some.yaml").write_text(text, encoding="utf-8")
         assert mtlkit("check", "some.yaml").exit_code == 2
         assert not accepts(schema, yaml.safe_load(text), schema)
+
+
+def test_a_run_that_was_stopped_says_how_to_go_on_with_the_same_plugins(mtlkit, folder, monkeypatch):
+    def stopped(*_, **__):
+        raise Stopped("Stopped after step 1 of 3.", 2)
+
+    monkeypatch.setattr("mtlkit.app.train", stopped)
+    text = (FIXTURES / "acme.py").read_text(encoding="utf-8")
+    (folder / "stopped_wines.py").write_text(text, encoding="utf-8")
+    done = mtlkit("train", "run.yaml", "training.steps=5", "--plugin", "stopped_wines.py", "--no-plugins")
+    assert done.exit_code == 130
+    assert done.stderr.endswith(
+        "Go on with: mtlkit train run.yaml training.steps=5 --plugin stopped_wines.py --no-plugins --resume\n"
+    )

@@ -113,7 +113,6 @@ class TestWhatIsAccepted:
         made = config("tasks: [digit]\nencoder: {name: mlp, layers: [8], dropout: 0.5}\n")
         assert made.encoder.options == {"layers": [8], "dropout": 0.5}
 
-    @pytest.mark.parametrize("section", ["encoder", "architecture", "strategy", "optimizer", "schedule"])
     def test_hooks_are_components_too(self):
         made = config("tasks: [digit]\nhooks: [tracker, {name: 'acme-log:log', project: wines}]\n")
         assert [(hook.name, hook.options) for hook in made.hooks] == [
@@ -126,6 +125,7 @@ class TestWhatIsAccepted:
         assert (made.allow, made.deny, made.require, made.files, made.strict) == (None, [], [], [], False)
         assert config("tasks: [digit]\nplugins: {allow: []}\n").plugins.allow == []
 
+    @pytest.mark.parametrize("section", ["encoder", "architecture", "strategy", "optimizer", "schedule"])
     def test_options_alone_are_those_of_the_default_component(self, section):
         default = RunConfig.model_fields[section].default.name
         made = config(f"tasks: [digit]\n{section}: {{warmup: 0.5}}\n")
@@ -213,10 +213,6 @@ class TestWhatIsRefused:
             ("hooks: [{name: ''}]", "hooks[0].name", 16),
             ("plugins: [acme]", "plugins", 10),
             ("plugins: {allow: acme}", "plugins.allow", 18),
-            ("plugins: {deny: [acme mtl]}", "plugins.deny[0]", 18),
-            ("plugins: {allow: [-r]}", "plugins.allow[0]", 19),
-            ("plugins: {require: [acme=>1]}", "plugins.require[0]", 21),
-            ("plugins: {require: ['']}", "plugins.require[0]", 21),
             ("plugins: {files: [mine.txt]}", "plugins.files[0]", 19),
             ("plugins: {strict: 1}", "plugins.strict", 19),
         ],
@@ -226,6 +222,25 @@ class TestWhatIsRefused:
         assert (problem.path, problem.location) == (path, f"run.yaml:2:{column}")
         assert problem.what.startswith(("Cannot use", "Unknown value"))
         assert problem.remedy.endswith(".")
+
+    @pytest.mark.parametrize(
+        ("section", "path", "column", "what"),
+        [
+            ("{allow: [-r]}", "allow[0]", 19, "No distribution can be called '-r'; it is the name that pip installs"),
+            ("{deny: [acme mtl]}", "deny[0]", 18, "No distribution can be called 'acme mtl'; it is the name that pip"),
+            (
+                "{require: [acme=>1]}",
+                "require[0]",
+                21,
+                "'acme=>1' is no requirement such as 'acme-mtl>=1.2' (PEP 508): ",
+            ),
+            ("{require: [a, '']}", "require[1]", 24, "'' is no requirement such as 'acme-mtl>=1.2' (PEP 508): "),
+        ],
+    )
+    def test_what_is_no_distribution_or_requirement(self, section, path, column, what):
+        problem = the_problem(f"tasks: [digit]\nplugins: {section}\n")
+        assert (problem.path, problem.location) == (f"plugins.{path}", f"run.yaml:2:{column}")
+        assert problem.what.startswith(what)
 
     @pytest.mark.parametrize("weight", ["0", "-1", ".nan", ".inf", "-.inf", "true", "'1'", "null", "[1]"])
     def test_a_weight_that_is_no_positive_number(self, weight):

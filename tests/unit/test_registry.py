@@ -672,6 +672,13 @@ class TestRules:
         again = registry.narrowed("another", deny=["acme"])
         assert status("acme:acme-wine", again) == ("disabled", "another denies acme")
 
+    def test_what_is_left_out_is_not_loaded_either(self, install):
+        install("acme", entry_points=tasks("wine"), modules={"nowhere": NOT_IMPORTED})
+        record = found("tasks", "wine")
+        with pytest.raises(PluginError, match="The task 'wine' is disabled"):
+            Registry.discover().narrowed("run.yaml", deny=["acme"]).load(record)
+        assert "nowhere" not in sys.modules
+
     def test_what_was_given_is_narrowed_too(self):
         record = Record("tasks", "wine", "acme", "1.0", "acme:wine")
         registry = Registry([record]).narrowed("run.yaml", deny=["acme"])

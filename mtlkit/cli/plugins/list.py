@@ -36,6 +36,9 @@ def list_(output: Output, *, discover: Discover) -> None:
         if each["unreadable"]:
             rows.append([*who, "", "", str(State.BROKEN)])
             remarks.append(f"{each['distribution']} is broken: its entry points cannot be read ({each['unreadable']}).")
+        elif not each["components"]:
+            rows.append([*who, "", "", "nothing"])
+            remarks.append(f"{each['distribution']} has no entry point in any group of mtlkit; a name may be misspelt.")
     columns = ["distribution", "version", "from", "kind", "name", "state"]
     table = Table(columns, rows) if rows else "No plugin is installed. pip install one, or: mtlkit plugins new my-tasks"
     output.result(shown, table)
