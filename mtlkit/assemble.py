@@ -229,8 +229,12 @@ def _optimizer(resolved: Resolved, model: nn.Module, strategy: Strategy) -> torc
     known = {"params", *part.options}  # not every optimizer has weight decay, say
     groups += [{k: v for k, v in group.items() if k in known} for group in strategy.parameter_groups()]
     make: Callable[..., torch.optim.Optimizer] = part.component
+    options = dict(part.options)
+    unset = options.get("fused", False) is None and not options.get("foreach")
+    if unset and not (part.component is torch.optim.Adagrad and resolved.device.type == "cuda"):  # which has none there
+        options["fused"] = True  # one kernel for all parameters, where torch would take several for each
     with _refusals(resolved, part, part.path):
-        optimizer = make(groups, **part.options)
+        optimizer = make(groups, **options)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
