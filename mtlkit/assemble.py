@@ -21,7 +21,7 @@ from mtlkit.model import MultiTaskModel
 from mtlkit.resolve import Part, Resolved
 from mtlkit.schedule import Schedule
 from mtlkit.specs import FeatureSpec, InputSpec
-from mtlkit.strategies.base import Strategy
+from mtlkit.strategies.base import Over, Strategy
 from mtlkit.task import Source, Split, Task
 from mtlkit.yamlfile import SettingPath
 
@@ -271,6 +271,8 @@ def _plan(resolved: Resolved, tasks: Sequence[BoundTask], groups: Sequence[Sourc
         log_every=training.log_every,
         evaluate_every=evaluation.every * steps_per_epoch,
         evaluation_batch_size=evaluation.batch_size,
+        measure_every=config.diagnostics.every,
+        measure_over=Over(config.diagnostics.over),
         checkpoint_every=checkpoints.every * steps_per_epoch,
         keep=checkpoints.keep,
         best=checkpoints.best,

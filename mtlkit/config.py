@@ -21,6 +21,7 @@ from mtlkit.yamlfile import Document
 __all__ = [
     "Checkpoints",
     "Component",
+    "Diagnostics",
     "Evaluation",
     "Plugins",
     "Run",
@@ -169,6 +170,20 @@ class Evaluation(Section):
         return self
 
 
+class Diagnostics(Section):
+    """How the tasks' gradients compare, sampled from time to time: their norms, cosines, and how many conflict.
+
+    A sample costs, beyond the step, what a strategy of that place costs: next to nothing at the features, a weight
+    gradient of one layer for each task at the last shared layer, and a backward pass for each task at all shared
+    parameters. A strategy that needs gradients measures them at its own place, and a sample then costs nothing.
+    """
+
+    every: Annotated[int, Field(ge=1)] | None = None
+    """Steps from one sample to the next; none by default."""
+    over: Literal["last-shared", "features", "parameters"] = "last-shared"
+    """Where the gradients are compared, if the strategy does not say."""
+
+
 class Checkpoints(Section):
     """When the run is saved, and which weights are its result."""
 
@@ -279,6 +294,7 @@ class RunConfig(Section):
     """How the learning rate changes over the run."""
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    diagnostics: Diagnostics = Diagnostics()
     checkpoints: Checkpoints = Checkpoints()
     hooks: list[Annotated[Component, BeforeValidator(named)]] = []
     """Plugins that are told of the run's events, options beside the name; `mtlkit list plugins` lists them."""

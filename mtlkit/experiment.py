@@ -14,7 +14,7 @@ from mtlkit.data.stream import Stream
 from mtlkit.errors import MtlkitError, PluginError
 from mtlkit.model import MultiTaskModel
 from mtlkit.schedule import Schedule
-from mtlkit.strategies.base import Strategy
+from mtlkit.strategies.base import Over, Strategy
 from mtlkit.task import Split, Task
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class Plan:
         log_every: Steps from one step record to the next.
         evaluate_every: Steps from one evaluation to the next.
         evaluation_batch_size: Rows in a batch of evaluation.
+        measure_every: Steps from one sample of how the tasks' gradients compare to the next, or None.
+        measure_over: Where they are compared, if the strategy does not say.
         checkpoint_every: Steps from one checkpoint to the next.
         keep: How many checkpoints stay.
         best: Which weights are the result: ``loss``, ``last``, or ``TASK/METRIC``.
@@ -108,6 +110,8 @@ class Plan:
     log_every: int = 10
     evaluate_every: int
     evaluation_batch_size: int = 512
+    measure_every: int | None = None
+    measure_over: Over = Over.LAST_SHARED
     checkpoint_every: int
     keep: int = 2
     best: str = "loss"

@@ -143,6 +143,10 @@ class RunHooks:
         """Hear what a step record holds: ``print(event.losses["wine"])``."""
 
     @hookspec
+    def mtlkit_gradients_measured(self, event: events.GradientsMeasured) -> None:
+        """Hear how the tasks' gradients compare, where ``diagnostics`` asks for it: ``print(event.conflicts)``."""
+
+    @hookspec
     def mtlkit_epoch_finished(self, event: events.EpochFinished) -> None:
         """Hear that an epoch's last step was taken: ``print(event.epoch)``."""
 

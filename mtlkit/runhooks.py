@@ -15,6 +15,7 @@ from mtlkit.engine.events import (
     EpochFinished,
     EvaluationFinished,
     Event,
+    GradientsMeasured,
     RunFinished,
     RunStarted,
     StepRecorded,
@@ -33,6 +34,7 @@ FAILURES_FILE = "hook_failures.jsonl"
 _HOOK_OF = {
     RunStarted: "mtlkit_run_started",
     StepRecorded: "mtlkit_step_recorded",
+    GradientsMeasured: "mtlkit_gradients_measured",
     EpochFinished: "mtlkit_epoch_finished",
     EvaluationFinished: "mtlkit_evaluation_finished",
     CheckpointWritten: "mtlkit_checkpoint_written",

@@ -13,6 +13,7 @@ __all__ = [
     "EpochFinished",
     "EvaluationFinished",
     "Event",
+    "GradientsMeasured",
     "Listener",
     "RunFinished",
     "RunStarted",
@@ -74,6 +75,25 @@ class StepRecorded:
 
 
 @dataclass(frozen=True)
+class GradientsMeasured:
+    """How the tasks' unweighted gradients compared in one step, by task label; a task that was absent is left out.
+
+    Attributes:
+        step: The step.
+        over: Where: ``last-shared``, ``features`` or ``parameters``.
+        norms: The norm of each.
+        cosines: The cosine between each two, by the one that stands first among the tasks, then the other.
+        conflicts: The fraction of pairs whose cosine is below 0; None with fewer than two tasks.
+    """
+
+    step: int
+    over: str
+    norms: Mapping[str, float]
+    cosines: Mapping[str, Mapping[str, float]]
+    conflicts: float | None
+
+
+@dataclass(frozen=True)
 class EpochFinished:
     """The last step of an epoch was taken; epochs count from 1."""
 
@@ -109,5 +129,14 @@ class RunFinished:
     results: Mapping[str, TaskResult]
 
 
-Event = RunStarted | StepFinished | StepRecorded | EpochFinished | EvaluationFinished | CheckpointWritten | RunFinished
+Event = (
+    RunStarted
+    | StepFinished
+    | StepRecorded
+    | GradientsMeasured
+    | EpochFinished
+    | EvaluationFinished
+    | CheckpointWritten
+    | RunFinished
+)
 Listener = Callable[[Event], None]

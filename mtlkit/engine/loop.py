@@ -14,6 +14,7 @@ from mtlkit.engine.events import (
     CheckpointWritten,
     EpochFinished,
     EvaluationFinished,
+    GradientsMeasured,
     Listener,
     RunFinished,
     RunStarted,
@@ -61,6 +62,10 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
             run.append("metrics.jsonl", {"event": "step", **vars(record)})
             run.append("timings.jsonl", {"step": progress.step, "seconds": time.perf_counter() - started})
             emit(record)
+        if plan.measure_every and progress.step % plan.measure_every == 0:
+            sample = _sample(experiment, progress.step, passes[-1])
+            run.append("metrics.jsonl", {"event": "gradients", **vars(sample)})
+            emit(sample)
         if progress.step % plan.steps_per_epoch == 0:
             experiment.strategy.end_epoch()
             emit(EpochFinished(progress.step, progress.step // plan.steps_per_epoch))
@@ -116,6 +121,8 @@ def _forward_backward(experiment: Experiment, step: int) -> _Pass:
             f"No task has a labelled row in the batches of step {step + 1}; a larger batch_size would help."
         )
     tasks = [each.task for each in made]
+    plan = experiment.plan
+    measures = plan.measure_every is not None and (step + 1) % plan.measure_every == 0
     try:
         measurement = backward(
             {experiment.tasks[each.task].label: each.loss for each in made},
@@ -124,7 +131,8 @@ def _forward_backward(experiment: Experiment, step: int) -> _Pass:
             shared=experiment.model.architecture,
             preference=torch.tensor([experiment.tasks[task].weight for task in tasks], dtype=torch.float64),
             tasks=None if len(tasks) == len(experiment.tasks) else torch.tensor(tasks),
-            scale=1 / experiment.plan.accumulate,
+            scale=1 / plan.accumulate,
+            measure=plan.measure_over if measures else None,
         )
     except NonFiniteError as error:
         raise NonFiniteError(f"{error} It was found before step {step + 1}; the weights are as they were.") from None
@@ -174,6 +182,22 @@ def _record(experiment: Experiment, step: int, rate: float, passes: list[_Pass])
             for task, norm in zip(tasks, measured.gradient_norms.tolist(), strict=True):
                 norms.setdefault(task, []).append(norm)
     return StepRecorded(step, rate, mean(losses), applied(weights), applied(weighted), mean(norms))
+
+
+def _sample(experiment: Experiment, step: int, last: _Pass) -> GradientsMeasured:
+    """Put together how the tasks' gradients compared in the last pass of a step."""
+    labels = [experiment.tasks[task].label for task in last.tasks]
+    norms, cosines = last.measured.gradient_norms, last.measured.cosines
+    over = experiment.strategy.over or experiment.plan.measure_over
+    if norms is None or cosines is None:  # it was asked for, and so measured
+        raise AssertionError("a step was to be sampled, and its gradients were not measured")
+    pairs = {
+        label: dict(zip(labels[index + 1 :], row[index + 1 :], strict=True))
+        for index, (label, row) in enumerate(zip(labels, cosines.tolist(), strict=True))
+        if index + 1 < len(labels)
+    }
+    norms_by_label = dict(zip(labels, norms.tolist(), strict=True))
+    return GradientsMeasured(step, over.value, norms_by_label, pairs, last.measured.conflicts)
 
 
 def _evaluate(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener) -> None:

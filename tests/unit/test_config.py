@@ -36,6 +36,7 @@ EVERY_KEY: dict[str, Any] = {
         "log_every": 1,
     },
     "evaluation": {"every": 2, "batch_size": 64, "validation": 0.2, "test": 0.2, "split_seed": 1},
+    "diagnostics": {"every": 5, "over": "features"},
     "checkpoints": {"every": 2, "keep": 1, "best": "last"},
     "hooks": [{"name": "tracker", "project": "wines"}],
     "plugins": {

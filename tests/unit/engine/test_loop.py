@@ -402,3 +402,44 @@ class TestMissingLabels:
 
 def _stack(values):
     return torch.stack([value.double().nan_to_num(-1) for value in values.values()])
+
+
+class TestDiagnostics:
+    @pytest.mark.parametrize("over", ["last-shared", "features", "parameters"])
+    def test_a_strategy_that_needs_no_gradients_is_sampled_where_it_is_asked_for(self, train, records, over):
+        run = train(diagnostics={"every": 5, "over": over}, strategy="uncertainty")
+        samples = records(run.folder, "gradients")
+        assert [sample["step"] for sample in samples] == [5, 10]
+        for sample in samples:
+            assert sample["over"] == over
+            assert set(sample["norms"]) == {"side", "distance"}
+            assert all(norm > 0 for norm in sample["norms"].values())
+            cosine = sample["cosines"]["side"]["distance"]
+            assert -1 <= cosine <= 1
+            assert sample["cosines"] == {"side": {"distance": cosine}}
+            assert sample["conflicts"] == (1.0 if cosine < 0 else 0.0)
+
+    def test_a_strategy_that_needs_gradients_says_where(self, train, records):
+        run = train(diagnostics={"every": 6, "over": "parameters"}, strategy="gradnorm")
+        samples = records(run.folder, "gradients")
+        steps = {record["step"]: record for record in records(run.folder, "step")}
+        assert [sample["over"] for sample in samples] == ["last-shared"] * 2
+        assert all(sample["norms"] == steps[sample["step"]]["gradient_norms"] for sample in samples)
+
+    @pytest.mark.parametrize("strategy", ["fixed", "gradnorm"])
+    def test_sampling_leaves_the_run_as_it_was(self, train, records, strategy):
+        settings = {"strategy": strategy, "training": {"precision": "float64"}}
+        plain = records(train(run={"name": "plain"}, **settings).folder, "step")
+        sampled = records(train(diagnostics={"every": 2}, **settings).folder, "step")
+        for one, other in zip(plain, sampled, strict=True):
+            assert other["losses"] == pytest.approx(one["losses"], rel=1e-10)
+            assert other["weights"] == pytest.approx(one["weights"], rel=1e-10)
+
+    def test_nothing_is_sampled_unless_it_is_asked_for(self, train, records):
+        assert records(train().folder, "gradients") == []
+
+    def test_one_task_has_no_pairs(self, train, records):
+        run = train(tasks=["side"], diagnostics={"every": 12})
+        (sample,) = records(run.folder, "gradients")
+        assert sample["cosines"] == {}
+        assert sample["conflicts"] is None
