@@ -22,6 +22,7 @@ import mtlkit
 from mtlkit.cli import main as command_line
 from mtlkit.engine import events
 from mtlkit.hookspecs import ANSWERS, KINDS, ComponentHooks, RunHooks
+from mtlkit.options import signature_of
 from mtlkit.testing import checks_of
 
 FOLDER = Path(__file__).parent
@@ -36,6 +37,7 @@ CONTRACTS = {
 EVENTS = [
     events.RunStarted,
     events.StepRecorded,
+    events.GradientsMeasured,
     events.EpochFinished,
     events.EvaluationFinished,
     events.CheckpointWritten,
@@ -163,7 +165,42 @@ def _stripped(lines: list[str]) -> list[str]:
     return lines
 
 
-FILES = {FOLDER / "authors" / "reference.md": reference, FOLDER / "cli.md": command_reference}
+TABLE_BEGINS = "<!-- The table is generated from the code by `make reference`. -->"
+COSTS = {
+    None: "none",
+    mtlkit.Over.FEATURES: "inner products at the features",
+    mtlkit.Over.LAST_SHARED: "a weight gradient of one layer for each task",
+    mtlkit.Over.PARAMETERS: "a backward pass and a gradient in memory for each task",
+}
+
+
+def strategies_page() -> str:
+    """Return docs/strategies.md, whose prose is written by hand and whose table is not."""
+    path = FOLDER / "strategies.md"
+    before, _, after = path.read_text(encoding="utf-8").partition(TABLE_BEGINS)
+    _, _, after = after.partition("\n\n##")
+    registry = mtlkit.Registry.discover(plugins=False)
+    rows = []
+    for record in registry.usable("strategies"):
+        strategy = registry.load(record)
+        options = ", ".join(f"`{name}`" for name in signature_of(strategy).names) or "none"
+        extra = "; evaluates the batch again after the step" if strategy.watches_step else ""
+        source = re.search(r"\(([^()]*(?:19|20)\d\d[^()]*)\)", " ".join(strategy.__doc__.split()))
+        place = strategy.over.value if strategy.over else ""
+        rows.append(
+            f"| `{record.name}` | {strategy.needs.value} | {place} | {COSTS[strategy.over]}{extra} | {options} | "
+            f"{source[1] if source else ''} |"
+        )
+    head = ["| strategy | needs | over | cost beyond a plain step | options | source |", "|---|---|---|---|---|---|"]
+    table = "\n".join([*head, *rows])
+    return f"{before}{TABLE_BEGINS}\n\n{table}\n\n##{after}"
+
+
+FILES = {
+    FOLDER / "authors" / "reference.md": reference,
+    FOLDER / "cli.md": command_reference,
+    FOLDER / "strategies.md": strategies_page,
+}
 
 if __name__ == "__main__":
     for path, write in FILES.items():

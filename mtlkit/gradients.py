@@ -17,6 +17,7 @@ No second derivative is ever taken.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from mtlkit.architectures.base import Architecture
 from mtlkit.encoders.base import Encoder, last_weighted_layer
 from mtlkit.errors import NonFiniteError
 from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
+from mtlkit.strategies.rows import gramian_of
 
 __all__ = ["Measurement", "backward"]
 
@@ -146,7 +148,7 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
         )
     learned = own.requires_grad or (isinstance(weighting.penalty, Tensor) and weighting.penalty.requires_grad)
     if learned:  # the strategy's parameters: the losses are constants to them, and so is the preference
-        ((own * seen).sum() + weighting.penalty).mul(scale).backward()
+        ((own * seen).sum() + weighting.penalty).mul(scale * loss_scale).backward()
     liked = torch.ones_like(own) if preference is None else preference.to(own)
     applied = own.detach() * liked
     at_heads = applied if weighting.head_weights is None else weighting.head_weights.detach() * liked
@@ -317,9 +319,9 @@ class _Cut:
             for tasks, rows in self.parts:
                 if rows is not None:
                     index = torch.tensor(tasks)
-                    total[index[:, None], index] += _gramian(rows)
+                    total[index[:, None], index] += gramian_of(rows)
         else:
-            total = _gramian(self._rows_at_weights(self.weights))
+            total = gramian_of(self._rows_at_weights(self.weights))
         return total / self.loss_scale**2
 
     def jacobian(self) -> Tensor:
@@ -347,14 +349,20 @@ class _Cut:
             for (tasks, rows), z in zip(self.parts, self.features, strict=True):
                 if rows is not None:
                     into.append((z, (factors[tasks].to(rows) @ rows).reshape(z.shape).to(z)))
-        if self.last is None:
+        weights = self.weights or ()
+        if direction is not None and weights:
+            total = direction * self.loss_scale
+        elif self.last is not None:
+            total = factors.to(self.last.rows) @ self.last.rows
+        else:
             _accumulate([*scaled, *into])
             return
-        # The gradients at W are at hand already; the rest of the encoder gets its own.
-        (weight,) = self.weights or ()
-        at_weight = (factors.to(self.last.rows) @ self.last.rows).reshape(weight.shape).to(weight)
-        _accumulate([*scaled, (weight, at_weight)])
-        _accumulate(into, [leaf for leaf in self.behind.leaves.values() if leaf is not weight])
+        # What W gets is at hand already; the rest of the encoder gets its own.
+        parts = total.split([weight.numel() for weight in weights])
+        at_weights = [(w, part.reshape(w.shape).to(w)) for w, part in zip(weights, parts, strict=True)]
+        _accumulate([*scaled, *at_weights])
+        known = {id(weight) for weight in weights}
+        _accumulate(into, [leaf for key, leaf in self.behind.leaves.items() if key not in known])
 
     def _scaled_heads(self, factors: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return each head's parameters with their gradients, times the factor of the task."""
@@ -498,11 +506,13 @@ class _Whole:
     ) -> None:
         self.loss_scale = loss_scale
         reached = [_reach([_edge(loss)], frozenset()).leaves for loss in losses]
-        wanted = {id(parameter) for parameter in parameters}
-        together = {key: leaf for leaves in reached for key, leaf in leaves.items() if key in wanted}
-        self.shared = list(together.values())
+        # All that was given, in its order: a strategy that remembers gradients meets each entry at one place, whichever
+        # tasks are present and however they reach it.
+        wanted = {id(parameter): parameter for parameter in parameters}
+        self.shared = list(wanted.values())
+        self.is_reached = [any(key in leaves for leaves in reached) for key in wanted]
         sizes = [leaf.numel() for leaf in self.shared]
-        starts = dict(zip(together, [sum(sizes[:index]) for index in range(len(sizes))], strict=True))
+        starts = dict(zip(wanted, itertools.accumulate(sizes, initial=0), strict=False))
         dtype = torch.float32
         for leaf in self.shared:
             dtype = torch.promote_types(dtype, leaf.dtype)
@@ -525,7 +535,7 @@ class _Whole:
             self.others.append(others)
 
     def gramian(self) -> Tensor:
-        return _gramian(self._kept) / self.loss_scale**2
+        return gramian_of(self._kept) / self.loss_scale**2
 
     def jacobian(self) -> Tensor:
         return self._kept / self.loss_scale
@@ -536,7 +546,8 @@ class _Whole:
         kept = self._kept
         total = factors.to(kept) @ kept if direction is None else direction.to(kept) * self.loss_scale
         parts = total.split([leaf.numel() for leaf in self.shared])
-        _accumulate([(leaf, part.reshape(leaf.shape).to(leaf)) for leaf, part in zip(self.shared, parts, strict=True)])
+        each = zip(self.shared, parts, self.is_reached, strict=True)
+        _accumulate([(leaf, part.reshape(leaf.shape).to(leaf)) for leaf, part, reached in each if reached])
 
     @property
     def _kept(self) -> Tensor:
@@ -577,27 +588,6 @@ def _stacked(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
     """Return gradients given in parts as rows ``[K, P]``, in float32 at least."""
     rows = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in gradients])
     return rows.float() if rows.dtype in {torch.float16, torch.bfloat16} else rows
-
-
-_SAFE = (1e-12, 1e12)  # norms whose squares, and whose products with each other, stay well inside of float32
-
-
-def _gramian(rows: Tensor) -> Tensor:
-    """Return the inner products ``[K, K]`` of rows ``[K, P]``, in float64 on the CPU.
-
-    Norms are computed each by itself: a matrix product may round equal rows differently, and equal norms are then not
-    equal. Where a norm is far from 1, the rows are scaled first, so that neither 1e-30 nor 1e30 leaves float32 when it
-    is squared.
-    """
-    norms = torch.linalg.vector_norm(rows, dim=1).cpu().double()  # [K]
-    scale = torch.ones(len(rows), 1, dtype=torch.float64)
-    if not ((norms > _SAFE[0]) & (norms < _SAFE[1])).all():  # a norm of 0 may be one that was too small to square
-        largest = rows.abs().amax(1, keepdim=True)  # [K, 1]
-        rows = rows / torch.where(largest > 0, largest, 1)
-        norms, scale = torch.linalg.vector_norm(rows, dim=1).cpu().double(), largest.cpu().double()
-    products = (rows @ rows.T).cpu().double()
-    products.diagonal().copy_(norms.square())
-    return products * scale * scale.T
 
 
 _Edge = tuple[Node | None, int]  # an operation, and which of its outputs

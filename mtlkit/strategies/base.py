@@ -134,13 +134,20 @@ class Strategy(nn.Module):
 
 
 class GramianStrategy(Strategy):
-    """A strategy whose weights are worked out from the Gram matrix of the step: :meth:`solve` is all there is to it."""
+    """A strategy whose weights are worked out from the Gram matrix of the step: :meth:`solve` is all there is to it.
+
+    Attributes:
+        plain_heads: Whether each head gets its loss's own gradient, as where a weight may be 0 or negative: a head
+            would not learn then, or climb its loss.
+    """
 
     needs: ClassVar[Needs] = Needs.GRAMIAN
+    plain_heads: ClassVar[bool] = False
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
         """Weigh the losses of one step, as :meth:`solve` says; the tasks absent take no part."""
-        return Weighting(self.solve(self._given(gramian), losses))
+        weights = self.solve(self._given(gramian), losses)
+        return Weighting(weights, head_weights=torch.ones_like(weights) if self.plain_heads else None)
 
     def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
         """Return the weights ``[K]`` for a Gram matrix ``[K, K]`` and losses ``[K]``, all in float64."""

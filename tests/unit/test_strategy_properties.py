@@ -15,7 +15,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlkit.builtins import BUILTINS
-from mtlkit.strategies import Fixed, GradNorm, Uncertainty
+from mtlkit.strategies import (
+    DBMTL,
+    DWA,
+    FAMO,
+    GLS,
+    IMTL,
+    IMTLG,
+    IMTLL,
+    MGDA,
+    MGDAUB,
+    RLW,
+    STCH,
+    AlignedMTL,
+    CAGrad,
+    ConFIG,
+    DualProj,
+    ExcessMTL,
+    FairGrad,
+    Fixed,
+    GradDrop,
+    GradNorm,
+    GradVac,
+    MoCo,
+    MoDo,
+    NashMTL,
+    PCGrad,
+    SDMGrad,
+    Uncertainty,
+    UPGrad,
+)
 from mtlkit.testing import Nonconformance
 from mtlkit.testing.problem import train
 from mtlkit.testing.strategies import CHECKS, ask, maker_of
@@ -23,7 +52,7 @@ from mtlkit.testing.subject import Subject
 
 RANDOM = "draws random numbers, for tasks by their place"
 SIGNED = "weights may be negative"
-UNFAIR = "equal tasks may weigh differently"
+UNFAIR = "equal tasks may weigh differently, since they can be exchanged for one another"
 COUPLED = "a step changes the weights of tasks that are absent from it"
 
 
@@ -34,6 +63,39 @@ def row(component, *lacks, **options):
 
 
 STRATEGIES = [
+    row(AlignedMTL, SIGNED, UNFAIR),
+    row(CAGrad, UNFAIR),
+    row(CAGrad, UNFAIR, c=0.9, rescale=True),
+    row(DualProj, UNFAIR),
+    row(FairGrad),
+    row(MGDA, UNFAIR),
+    row(MGDA, UNFAIR, normalize="loss+"),
+    row(MGDAUB, UNFAIR),
+    row(MoCo, COUPLED),
+    row(MoDo, COUPLED),
+    row(NashMTL),
+    row(SDMGrad, UNFAIR),
+    row(UPGrad, UNFAIR),
+    row(AlignedMTL, SIGNED, UNFAIR, preference=[1.0, 2.0, 0.5]),
+    row(ConFIG, UNFAIR),
+    row(DBMTL),
+    row(DBMTL, beta=0.0),
+    row(DWA),
+    row(DWA, temperature=0.5),
+    row(ExcessMTL, COUPLED),
+    row(FAMO),
+    row(FAMO, optimizer="sgd", lr=0.1, lower_bound=-1.0),
+    row(GLS),
+    row(GradDrop),
+    row(GradDrop, leak=[0.5, 0.0, 1.0]),
+    row(GradVac, RANDOM),
+    row(IMTL, UNFAIR),
+    row(IMTLG, UNFAIR),
+    row(IMTLL),
+    row(PCGrad, RANDOM),
+    row(RLW, RANDOM),
+    row(STCH),
+    row(STCH, warmup=2, mu=0.1),
     row(Fixed),
     row(Fixed, alpha=[1.0, 1.5, 2.0]),  # for as many tasks as there are, over and over
     row(GradNorm),

@@ -1,0 +1,59 @@
+"""The ``cagrad`` strategy: near the mean gradient, the direction that serves the worst-off task best.
+
+>>> CAGrad(2, c=0.0).weights(torch.ones(2).double(), torch.eye(2).double()).weights.tolist()
+[0.5, 0.5]
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.solvers import cagrad_weights
+from mtlkit.strategies.base import GramianStrategy, Needs, Over
+
+__all__ = ["CAGrad"]
+
+# What ||g_w|| counts as at least, of the longest gradient. Products of gradients in float32 are right to some 1e-7 of
+# their norms, so a combination shorter than the root of that has a length, and weights, that are made of rounding.
+_SHORTEST = 1e-3
+
+
+class CAGrad(GramianStrategy):
+    """Conflict-averse gradient descent (Liu, Liu, Jin, Stone, Liu, NeurIPS 2021, algorithm 1).
+
+    With g_0 the mean gradient and g_w = sum_i w_i g_i,
+
+        w = argmin over the simplex of g_w . g_0 + c ||g_0|| ||g_w||,  d = g_0 + c ||g_0|| g_w / ||g_w||
+
+    which maximises the least improvement of any task within c ||g_0|| of g_0. With c = 0 it is the mean gradient.
+
+    Departure from the paper: where g_w is next to nothing, shorter than 0.001 of the longest gradient, it counts as
+    that long.
+
+    Args:
+        n_tasks: The number of tasks.
+        c: How far from the mean gradient the direction may be, in its length.
+        rescale: Whether d is divided by 1 + c^2.
+    """
+
+    needs: ClassVar[Needs] = Needs.GRAMIAN
+    over: ClassVar[Over | None] = Over.PARAMETERS
+
+    def __init__(self, n_tasks: int, *, c: Annotated[float, Field(ge=0)] = 0.5, rescale: bool = False) -> None:
+        super().__init__(n_tasks)
+        self.c, self.rescale = c, rescale
+
+    def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
+        mean = torch.full_like(gramian[0], 1 / len(gramian))
+        weights = mean
+        if self.c > 0:
+            w = self.solved(lambda m: cagrad_weights(m, self.c), gramian)
+            shortest = (w @ gramian @ w).clamp(min=0).sqrt()
+            known = shortest.maximum(_SHORTEST * gramian.diagonal().amax().clamp(min=0).sqrt())
+            if known > 0:
+                weights = mean + self.c * (mean @ gramian @ mean).clamp(min=0).sqrt() / known * w
+        return weights / (1 + self.c**2) if self.rescale else weights

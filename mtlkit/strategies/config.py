@@ -1,0 +1,45 @@
+"""The ``config`` strategy: the direction with one angle to every gradient, as long as they agree.
+
+>>> ConFIG(2).weights(torch.ones(2).double(), torch.diag(torch.tensor([1.0, 4.0]).double())).weights.tolist()
+[1.5, 0.75]
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mtlkit.strategies.base import GramianStrategy, Needs, Over
+from mtlkit.strategies.unit_gradients import cosines_of, equal_projections
+
+__all__ = ["ConFIG"]
+
+
+class ConFIG(GramianStrategy):
+    """Conflict-free inverse gradients (Liu, Chu, Thuerey, ICLR 2025, equations 2 and 3).
+
+    With u_i the unit gradients and U their matrix,
+
+        v = pinv(U') 1,  d = (sum_i g_i . v / ||v||) v / ||v||
+
+    so that d has the same angle with every gradient, no more than a right one, and is the longer the more they agree.
+    A weight may be negative, so the heads get their own gradients. A task whose gradient is 0 takes no part.
+
+    Args:
+        n_tasks: The number of tasks.
+    """
+
+    needs: ClassVar[Needs] = Needs.GRAMIAN
+    over: ClassVar[Over | None] = Over.PARAMETERS
+    plain_heads: ClassVar[bool] = True
+
+    def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
+        cosines, inverse = cosines_of(gramian)
+        coefficients = equal_projections(cosines)  # of u_i in v
+        square = coefficients @ cosines @ coefficients  # ||v||^2
+        if square <= torch.finfo(square.dtype).eps:
+            return torch.zeros_like(inverse)  # opposite gradients: no direction serves them all
+        agreement = torch.where(inverse > 0, 1 / inverse, 0.0) @ cosines @ coefficients  # sum_i g_i . v
+        return coefficients * inverse * (agreement / square)

@@ -1,0 +1,85 @@
+"""The ``modo`` strategy: weights that follow the common descent direction step by step.
+
+>>> MoDo(2).weights(torch.ones(2).double(), torch.eye(2).double()).weights.tolist()
+[0.5, 0.5]
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtlkit.solvers import project_to_simplex
+from mtlkit.strategies.base import GramianStrategy, Needs, Over, Weighting
+
+__all__ = ["MoDo", "SimplexWalk"]
+
+
+class SimplexWalk(nn.Module):
+    """Weights on the simplex that take a projected gradient step towards the shortest combination at each step.
+
+    With tasks absent, the weights of those present are scaled to sum to 1, and what they sum to among all stays.
+
+    Args:
+        n_tasks: The number of tasks.
+        gamma: The learning rate.
+        rho: The pull towards equal weights.
+    """
+
+    lam: Tensor  # [T]
+
+    def __init__(self, n_tasks: int, gamma: float, rho: float) -> None:
+        super().__init__()
+        self.gamma, self.rho = gamma, rho
+        self.register_buffer("lam", torch.full((n_tasks,), 1 / n_tasks, dtype=torch.float64))
+
+    def step(self, present: Tensor, gramian: Tensor, *, keep: bool) -> Tensor:
+        """Return the weights of the tasks present ``[K]`` after a step; kept for the next one if asked."""
+        lam = self.lam[present]
+        share = lam.sum()
+        lam = lam / share if share > 0 else torch.full_like(lam, 1 / len(lam))
+        moved = lam - self.gamma * (gramian @ lam + self.rho * lam)
+        moved = torch.from_numpy(project_to_simplex(moved.cpu().numpy())).to(gramian)
+        if keep:
+            self.lam[present] = moved * share
+        return moved
+
+
+class MoDo(GramianStrategy):
+    """Multi-objective gradient with double sampling (Chen, Fernando, Ying, Chen, NeurIPS 2023).
+
+    Algorithm 2:
+
+        lambda <- project(lambda - gamma (M + rho I) lambda),  d = sum_i lambda_i g_i
+
+    with the projection on the simplex, and lambda = 1/K at the start: a single step towards the weights of ``mgda`` at
+    each step of the model.
+
+    Departure from the paper: M is that of the step's batch; the paper takes the inner products of two batches'
+    gradients, which has no bias and costs both.
+
+    Args:
+        n_tasks: The number of tasks.
+        gamma: The learning rate of lambda.
+        rho: The pull towards equal weights.
+    """
+
+    needs: ClassVar[Needs] = Needs.GRAMIAN
+    over: ClassVar[Over | None] = Over.PARAMETERS
+
+    def __init__(
+        self,
+        n_tasks: int,
+        *,
+        gamma: Annotated[float, Field(gt=0)] = 0.1,
+        rho: Annotated[float, Field(ge=0)] = 0.0,
+    ) -> None:
+        super().__init__(n_tasks)
+        self.walk = SimplexWalk(n_tasks, gamma, rho)
+
+    def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
+        present = self._present(tasks, losses)
+        return Weighting(self.walk.step(present, self._given(gramian), keep=self.training))

@@ -1,0 +1,140 @@
+"""The strategies ``pcgrad`` and ``gradvac``: each gradient is changed where it conflicts with another.
+
+>>> PCGrad(2).weights(torch.ones(2).double(), torch.eye(2).double()).weights.tolist()
+[1.0, 1.0]
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.strategies.base import GramianStrategy, Needs, Over, Weighting
+from mtlkit.strategies.draws import Draws
+
+__all__ = ["GradVac", "PCGrad"]
+
+Array = np.ndarray
+
+
+class PCGrad(GramianStrategy):
+    """Projecting conflicting gradients (Yu, Kumar, Gupta et al., NeurIPS 2020, algorithm 1).
+
+    For each i, over the other tasks j in a random order, where gh_i . g_j < 0:
+
+        gh_i <- gh_i - (gh_i . g_j) / ||g_j||^2 g_j,  d = sum_i gh_i
+
+    with gh_i = g_i at the start, and g_j as it was. Each gh_i is a combination of the gradients, so that the Gram
+    matrix is all that is needed.
+
+    Args:
+        n_tasks: The number of tasks.
+        seed: Seeds the orders; None takes the seed that torch was seeded with, in a run the run's own.
+    """
+
+    needs: ClassVar[Needs] = Needs.GRAMIAN
+    over: ClassVar[Over | None] = Over.PARAMETERS
+
+    def __init__(self, n_tasks: int, *, seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None) -> None:
+        super().__init__(n_tasks)
+        self.draws = Draws(seed)
+
+    def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
+        gramian = self._given(gramian)
+        present = self._present(tasks, losses)
+        orders = _orders(self.draws.next(advance=self.training), self.n_tasks, present)
+        return Weighting(self.solved(lambda m: _project(m, orders), gramian))
+
+
+class GradVac(GramianStrategy):
+    """Gradient vaccine (Wang, Tsvetkov, Firat, Cao, ICLR 2021, algorithm 1 and equation 3).
+
+    As ``pcgrad``, but towards the cosine phi_hat_ij that the two tasks' gradients usually have: with phi the cosine of
+    gh_i and g_j, where phi < phi_hat_ij,
+
+        gh_i <- gh_i + ||gh_i|| (phi_hat sqrt(1 - phi^2) - phi sqrt(1 - phi_hat^2)) / (||g_j|| sqrt(1 - phi_hat^2)) g_j
+        phi_hat_ij <- (1 - beta) phi_hat_ij + beta phi
+
+    Departure from the paper: it sets its goals layer by layer by default; here they are those of the whole gradient,
+    one of the granularities that it compares.
+
+    Args:
+        n_tasks: The number of tasks.
+        beta: How fast the usual cosine follows.
+        seed: Seeds the orders; None takes the seed that torch was seeded with, in a run the run's own.
+    """
+
+    needs: ClassVar[Needs] = Needs.GRAMIAN
+    over: ClassVar[Over | None] = Over.PARAMETERS
+
+    goals: Tensor  # [T, T] phi_hat
+
+    def __init__(
+        self,
+        n_tasks: int,
+        *,
+        beta: Annotated[float, Field(ge=0, le=1)] = 0.01,
+        seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None,
+    ) -> None:
+        super().__init__(n_tasks)
+        self.beta = beta
+        self.draws = Draws(seed)
+        self.register_buffer("goals", torch.zeros(n_tasks, n_tasks, dtype=torch.float64))
+
+    def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
+        gramian = self._given(gramian)
+        present = self._present(tasks, losses)
+        orders = _orders(self.draws.next(advance=self.training), self.n_tasks, present)
+        goals = self.goals[present[:, None], present].cpu().numpy()
+        weights = self.solved(lambda m: _vaccinate(m, orders, goals, self.beta), gramian)
+        if self.training:
+            self.goals[present[:, None], present] = torch.from_numpy(goals).to(self.goals)
+        return Weighting(weights)
+
+
+def _orders(generator: torch.Generator, n_tasks: int, present: Tensor) -> Array:
+    """Return for each task present an order of all that are present ``[K, K]``, by their places among them.
+
+    Numbers are drawn for every task, so that the order of two does not depend on which others are there.
+    """
+    keys = torch.rand(n_tasks, n_tasks, generator=generator, dtype=torch.float64)
+    chosen = present.cpu()
+    return keys[chosen[:, None], chosen].argsort(1).numpy()
+
+
+def _project(gramian: Array, orders: Array) -> Array:
+    """Return the sum of the projected gradients' coefficients ``[K]``."""
+    every = np.arange(len(gramian))
+    coefficients = np.eye(len(gramian))  # [K, K]: row i is gh_i in terms of the g
+    squares = np.diag(gramian)
+    for others in orders.T:  # others[i] is the task that gh_i meets now
+        products = np.einsum("ik,ki->i", coefficients, gramian[:, others])
+        conflict = (products < 0) & (others != every) & (squares[others] > 0)
+        if conflict.any():
+            rows, met = every[conflict], others[conflict]
+            coefficients[rows, met] -= products[conflict] / squares[met]
+    return np.asarray(coefficients.sum(0))
+
+
+def _vaccinate(gramian: Array, orders: Array, goals: Array, beta: float) -> Array:
+    """Return the sum of the changed gradients' coefficients ``[K]``; `goals` is brought up to date in place."""
+    every = np.arange(len(gramian))
+    coefficients = np.eye(len(gramian))
+    norms = np.sqrt(np.diag(gramian).clip(min=0))
+    for others in orders.T:
+        own = np.sqrt(np.einsum("ik,kl,il->i", coefficients, gramian, coefficients).clip(min=0))  # ||gh_i||
+        products = np.einsum("ik,ki->i", coefficients, gramian[:, others])
+        meets = (others != every) & (own > 0) & (norms[others] > 0)
+        rows, met = every[meets], others[meets]
+        cosine = (products[meets] / (own[meets] * norms[met])).clip(-1, 1)
+        goal = goals[rows, met]
+        sine, goal_sine = np.sqrt(1 - cosine**2), np.sqrt((1 - goal**2).clip(min=0))
+        short = (cosine < goal) & (goal_sine > 0)
+        change = own[meets][short] * (goal * sine - cosine * goal_sine)[short] / (norms[met] * goal_sine)[short]
+        coefficients[rows[short], met[short]] += change
+        goals[rows, met] = (1 - beta) * goal + beta * cosine
+    return np.asarray(coefficients.sum(0))

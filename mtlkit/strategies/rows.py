@@ -1,0 +1,70 @@
+"""Gradients as rows: their inner products, and state of their size, which is known once the first of them is seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Rows", "gramian_of"]
+
+
+class Rows(nn.Module):
+    """A number for each task and each shared parameter ``[T, P]``, 0 at the start, and how often each task was seen.
+
+    It takes the dtype and the device of the first gradients that it is given.
+
+    Args:
+        n_tasks: T.
+    """
+
+    values: Tensor  # [T, P]; [T, 0] until P is known
+    counts: Tensor  # [T]
+
+    def __init__(self, n_tasks: int) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.zeros(n_tasks, 0, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(n_tasks, dtype=torch.float64))
+
+    def like(self, jacobian: Tensor) -> Tensor:
+        """Return the numbers ``[T, P]``, made if this is the first time.
+
+        Raises:
+            ValueError: If the gradients have another size than before.
+        """
+        if self.values.shape[1] == 0:
+            self.values = torch.zeros(len(self.values), jacobian.shape[1], dtype=jacobian.dtype, device=jacobian.device)
+        if self.values.shape[1] != jacobian.shape[1]:
+            raise ValueError(
+                f"the tasks' gradients have {jacobian.shape[1]} entries, and had {self.values.shape[1]} before: this "
+                "strategy remembers them, so what is shared must stay the same"
+            )
+        return self.values
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f"{prefix}values")
+        if isinstance(saved, Tensor) and saved.ndim == 2 and len(saved) == len(self.values):  # noqa: PLR2004
+            self.values = torch.zeros_like(saved, device=self.values.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+_SAFE = (1e-12, 1e12)  # norms whose squares, and whose products with each other, stay well inside of float32
+
+
+def gramian_of(rows: Tensor) -> Tensor:
+    """Return the inner products ``[K, K]`` of rows ``[K, P]``, in float64 on the CPU.
+
+    Norms are computed each by itself: a matrix product may round equal rows differently, and equal norms are then not
+    equal. Where a norm is far from 1, the rows are scaled first, so that neither 1e-30 nor 1e30 leaves float32 when it
+    is squared.
+    """
+    norms = torch.linalg.vector_norm(rows, dim=1).cpu().double()  # [K]
+    scale = torch.ones(len(rows), 1, dtype=torch.float64)
+    if not ((norms > _SAFE[0]) & (norms < _SAFE[1])).all():  # a norm of 0 may be one that was too small to square
+        largest = rows.abs().amax(1, keepdim=True)  # [K, 1]
+        rows = rows / torch.where(largest > 0, largest, 1)
+        norms, scale = torch.linalg.vector_norm(rows, dim=1).cpu().double(), largest.cpu().double()
+    products = (rows @ rows.T).cpu().double()
+    products.diagonal().copy_(norms.square())
+    return products * scale * scale.T

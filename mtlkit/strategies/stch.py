@@ -1,0 +1,73 @@
+"""The ``stch`` strategy: a smooth maximum of the losses over their best values.
+
+>>> STCH(2, warmup=0).weights(torch.tensor([1.0, 1.0]).double()).weights.tolist()
+[1.0, 1.0]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.strategies.base import Strategy, Weighting
+
+__all__ = ["STCH"]
+
+
+class STCH(Strategy):
+    """Smooth Tchebycheff scalarisation (Lin, Zhang, Yang et al., ICML 2024, equation 10).
+
+        minimise mu log sum_i exp(lambda_i (L_i - z_i) / mu)
+
+    with z the ideal point, which is the least loss that each task had in the warm-up, and 0 without one. Through the
+    warm-up the weights are 1. Afterwards they are the effective ones, lambda_i times a softmax of what stands in the
+    exponent.
+
+    Departures from the paper: the objective is multiplied by K, so that equal tasks weigh 1 each.
+
+    Args:
+        n_tasks: The number of tasks.
+        mu: The smoothing; towards 0 the largest term alone counts.
+        preference: lambda, one positive number for each task; 1 for all by default.
+        warmup: How many steps the ideal point is looked for.
+
+    Raises:
+        ValueError: If there is not one preference for each task.
+    """
+
+    preference: Tensor  # [T]
+    ideal: Tensor  # [T] z; infinite until it is known
+    steps: Tensor  # [T]
+
+    def __init__(
+        self,
+        n_tasks: int,
+        *,
+        mu: Annotated[float, Field(gt=0)] = 1.0,
+        preference: Sequence[Annotated[float, Field(gt=0)]] | None = None,
+        warmup: Annotated[int, Field(ge=0)] = 100,
+    ) -> None:
+        super().__init__(n_tasks)
+        if preference is not None and len(preference) != n_tasks:
+            raise ValueError(f"preference needs one number for each of the {n_tasks} tasks; received {len(preference)}")
+        self.mu, self.warmup = mu, warmup
+        self.register_buffer("preference", torch.tensor(preference or [1.0] * n_tasks, dtype=torch.float64))
+        self.register_buffer("ideal", torch.full((n_tasks,), math.inf if warmup else 0.0, dtype=torch.float64))
+        self.register_buffer("steps", torch.zeros(n_tasks, dtype=torch.float64))
+
+    def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
+        present = self._present(tasks, losses)
+        warm = self.steps[present] >= self.warmup  # [K]
+        if self.training:
+            self.ideal[present] = torch.where(warm, self.ideal[present], self.ideal[present].minimum(losses))
+            self.steps[present] += 1
+        if not warm.all():
+            return Weighting(torch.ones_like(losses))
+        preference = self.preference[present]
+        exponents = preference * (losses - self.ideal[present]) / self.mu
+        return Weighting(len(losses) * preference * torch.softmax(exponents, 0))

@@ -1,0 +1,37 @@
+"""What the strategies that look at unit gradients have in common: no strategy itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["cosines_of", "equal_projections"]
+
+# Eigenvalues of a matrix of cosines below this, of the largest, count as 0. Gradients are in float32 as a rule, and so
+# their cosines are right to some 1e-7 however they are computed further: what is smaller would be made of rounding.
+_RANK = 1e-6
+
+
+def cosines_of(gramian: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cosines between the gradients ``[K, K]``, and the inverse of each one's norm ``[K]``.
+
+    A gradient of 0 has cosine 0 with all, itself included, and inverse norm 0.
+    """
+    norms = gramian.diagonal().clamp(min=0).sqrt()
+    inverse = torch.where(norms > 0, 1 / norms, 0.0)
+    return gramian * inverse * inverse[:, None], inverse
+
+
+def equal_projections(cosines: Tensor) -> Tensor:
+    """Return the coefficients of the unit gradients ``[K]`` that sum to equal projections on each: pinv(C) 1.
+
+    Where there are none but 0 (opposite gradients), all ones.
+    """
+    live = (cosines.diagonal() > 0).to(cosines)
+    values, vectors = torch.linalg.eigh(cosines)
+    kept = values > _RANK * values.amax().clamp(min=0)
+    inverse = torch.where(kept, 1 / values, 0.0)
+    coefficients: Tensor = vectors @ (inverse * (vectors.T @ live))
+    if coefficients.abs().amax() <= _RANK:
+        return live
+    return coefficients

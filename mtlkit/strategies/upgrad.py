@@ -1,0 +1,58 @@
+"""The strategies ``upgrad`` and ``dualproj``: gradients projected to where no task is hurt.
+
+>>> import torch
+>>> UPGrad(2).weights(torch.ones(2).double(), torch.eye(2).double()).weights.tolist()
+[0.5, 0.5]
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from mtlkit.solvers import dual_cone
+from mtlkit.strategies.base import GramianStrategy, Needs, Over
+
+__all__ = ["DualProj", "UPGrad"]
+
+
+class UPGrad(GramianStrategy):
+    """Unconflicting projection of gradients (Quinton, Rey, 2024, equation 5).
+
+    Each gradient is projected on the dual cone of all, {d : d . g_j >= 0 for all j}, and the projections are averaged:
+
+        v_i = argmin over v >= e_i of v' M v,  d = sum_j w_j g_j  with  w = mean_i v_i
+
+    so that d hurts no task, to first order.
+
+    Args:
+        n_tasks: The number of tasks.
+    """
+
+    needs: ClassVar[Needs] = Needs.GRAMIAN
+    over: ClassVar[Over | None] = Over.PARAMETERS
+
+    def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
+        return self.solved(lambda m: dual_cone(m, np.eye(len(m))).mean(0), gramian)
+
+
+class DualProj(GramianStrategy):
+    """The mean gradient, projected on the dual cone (GEM; Lopez-Paz, Ranzato, NeurIPS 2017).
+
+    Equations 8 to 11:
+
+        w = argmin over v >= u of v' M v,  u = 1/K,  d = sum_i w_i g_i
+
+    so that d hurts no task, to first order, and is otherwise as near to the mean gradient as can be.
+
+    Args:
+        n_tasks: The number of tasks.
+    """
+
+    needs: ClassVar[Needs] = Needs.GRAMIAN
+    over: ClassVar[Over | None] = Over.PARAMETERS
+
+    def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
+        return self.solved(lambda m: dual_cone(m, np.full((1, len(m)), 1 / len(m)))[0], gramian)
