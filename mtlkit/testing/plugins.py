@@ -15,6 +15,7 @@ from mtlkit.engine.events import (
     EpochFinished,
     EvaluationFinished,
     Event,
+    GradientsMeasured,
     RunFinished,
     RunStarted,
     StepRecorded,
@@ -89,6 +90,8 @@ def sample_run(folder: Path) -> Iterator[tuple[str, Event]]:
         # Norms are there only where the strategy measures them, and a task that was absent from a step is left out.
         losses: Mapping[str, float] = each if epoch == 1 else {"one": 0.5}
         yield "mtlkit_step_recorded", StepRecorded(step, 1e-3, losses, losses, losses, each if epoch == 1 else {})
+        cosines = {"one": {"other": -0.5}} if epoch == 1 else {}
+        yield "mtlkit_gradients_measured", GradientsMeasured(step, "features", each, cosines, 1.0 if cosines else None)
         yield "mtlkit_epoch_finished", EpochFinished(step, epoch)
         evaluated = EvaluationFinished(step, float(epoch), "validation", results, is_best=epoch == 1)
         yield "mtlkit_evaluation_finished", evaluated

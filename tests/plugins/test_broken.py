@@ -248,7 +248,7 @@ BROKEN = {
     # --- hooks of runs ---
     "run-hooks-misspelt": Broken(
         "it implements the hook 'mtlkit_run_begun', and there is none",
-        "Did you mean 'mtlkit_run_started'? Hooks: mtlkit_run_started, mtlkit_step_recorded, mtlkit_epoch_finished, ",
+        "Did you mean 'mtlkit_run_started'? Hooks: mtlkit_run_started, mtlkit_step_recorded, ",
         RUN_HOOKS.format(body="    @mtlkit.hookimpl\n    def mtlkit_run_begun(self, event): ..."),
         kind="plugins",
     ),
