@@ -15,7 +15,7 @@ from torch import nn
 
 from mtlkit import backward
 from mtlkit.builtins import BUILTINS
-from mtlkit.strategies import DBMTL, ExcessMTL, Fixed, IMTLL, MoCo, Needs, Over, Strategy, Uncertainty, Weighting
+from mtlkit.strategies import DBMTL, IMTLL, ExcessMTL, Fixed, MoCo, Needs, Over, Strategy, Uncertainty, Weighting
 from mtlkit.testing.strategies import maker_of
 from mtlkit.testing.subject import Subject
 
@@ -140,9 +140,7 @@ def test_the_scale_for_half_precision_is_seen_by_no_strategy(network, name):
         scaled.step()
         for strategy in strategies:
             strategy.zero_grad()  # a gradient left from this round would be in the next one's without the scale
-    for (key, one), other in zip(
-        strategies[0].state_dict().items(), strategies[1].state_dict().values(), strict=True
-    ):
+    for (key, one), other in zip(strategies[0].state_dict().items(), strategies[1].state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True, msg=key)
 
 
