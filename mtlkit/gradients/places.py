@@ -1,0 +1,80 @@
+"""The places where tasks' gradients are compared, from whatever a loop has at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from mtlkit.encoders.base import Encoder, last_weighted_layer
+from mtlkit.strategies.base import Strategy
+
+__all__ = ["UNREACHED", "Features", "Shared", "Sharing", "features_of", "last_weights", "parameters_of"]
+
+UNREACHED = "the features do not depend on the shared parameters that were given"
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """Whatever knows which of its weights the tasks share, such as an architecture, or a whole model."""
+
+    def shared_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that more than one task trains."""
+
+    def last_shared_layer(self) -> nn.Module:
+        """Return the last layer that all tasks share."""
+
+
+Features = Tensor | Mapping[str, "Features"] | Sequence["Features"]
+Shared = Sharing | nn.Module | Iterable[nn.Parameter]
+
+
+def features_of(features: Features | None, strategy: Strategy) -> list[Tensor]:
+    """Return each tensor among the features that can be differentiated at, once.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if features is None:
+        raise ValueError(
+            f"{type(strategy).__name__} needs the tasks' gradients: pass what the encoder returned as features="
+        )
+    found = {id(tensor): tensor for tensor in _tensors(features) if tensor.requires_grad}
+    if not found:
+        raise ValueError(
+            "the features need no gradient, so nothing shared can be measured: is the encoder frozen, or was it called "
+            "under torch.no_grad()?"
+        )
+    return list(found.values())
+
+
+def parameters_of(shared: Shared) -> list[Tensor]:
+    """Return the shared parameters that are trained."""
+    if isinstance(shared, Sharing):
+        parameters = shared.shared_parameters()
+    else:
+        parameters = shared.parameters() if isinstance(shared, nn.Module) else shared
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def last_weights(shared: Shared) -> list[Tensor]:
+    """Return the weight of the last shared layer, if it is trained; of parameters, all."""
+    if isinstance(shared, Sharing):
+        layer = shared.last_shared_layer()
+    elif isinstance(shared, Encoder):
+        layer = shared.last_layer()
+    elif isinstance(shared, nn.Module):
+        layer = shared
+    else:
+        return parameters_of(shared)
+    weight: nn.Parameter = last_weighted_layer(layer).weight
+    return [weight] if weight.requires_grad else []
+
+
+def _tensors(features: Features) -> Iterator[Tensor]:
+    if isinstance(features, Tensor):
+        yield features
+    else:
+        for each in features.values() if isinstance(features, Mapping) else features:
+            yield from _tensors(each)
