@@ -43,3 +43,11 @@ class MultiTaskModel(nn.Module):
     def forward(self, inputs: Tensor, labels: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Return the output of each of these tasks for a batch ``[B, *]``; of all tasks by default."""
         return self.decode(self.encode(inputs, labels))
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that more than one task trains."""
+        return self.architecture.shared_parameters()
+
+    def last_shared_layer(self) -> nn.Module:
+        """Return the last layer that all tasks share: where GradNorm compares the tasks' gradients."""
+        return self.architecture.last_shared_layer()

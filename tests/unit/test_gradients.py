@@ -13,11 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mtlkit import FeatureSpec, InputSpec, backward
+from mtlkit import FeatureSpec, InputSpec, MultiTaskModel, backward
 from mtlkit.architectures import HardSharing
 from mtlkit.encoders import MLP, Encoder
 from mtlkit.errors import NonFiniteError
 from mtlkit.gradients import Measurement
+from mtlkit.heads import Linear
 from mtlkit.strategies import Fixed, GradNorm, Needs, Over, Strategy, Uncertainty, Weighting
 
 WEIGHTS = [0.5, 2.0, 1.25]
@@ -380,6 +381,48 @@ def test_an_architecture_an_encoder_and_parameters_say_the_same(over):
         found.append(backward(losses, strategy=Constant(2, over), features=z, shared=shared).gramian)
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("over", PLACES)
+def test_a_whole_model_says_what_its_tasks_share(over):
+    architecture = mlp_architecture()
+    model = MultiTaskModel(architecture, {name: Linear(architecture.features, 2).double() for name in "ab"})
+    rows = torch.linspace(-1, 1, 20).double().reshape(5, 4)
+    found = []
+    for shared in (model, architecture):
+        features = model.encode(rows)
+        losses = {name: output.square().mean() for name, output in model.decode(features).items()}
+        model.zero_grad()
+        measured = backward(losses, strategy=Constant(2, over), features=features, shared=shared)
+        found.append([measured.gramian, *(parameter.grad for parameter in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("over", PLACES)
+@pytest.mark.parametrize("form", ["for all", "for each task"])
+def test_an_encoder_may_give_several_features_by_name(form, over):
+    both, batches = modules()
+    encoder, heads = both["encoder"], both["heads"]
+
+    def compute():
+        hidden = encoder[:3](batches[0])
+        late = encoder[3:](hidden)
+        named = {"early": hidden.tanh(), "late": late, "mask": torch.ones(8, dtype=torch.bool)}
+        losses = [loss_of(task, heads[task](late)) for task in range(3)]
+        losses[1] = losses[1] + named["early"].square().mean()
+        return losses, named if form == "for all" else [named] * 3
+
+    model = Case(both, encoder, compute)
+    expected = model.combination(WEIGHTS)
+    losses, named = compute()
+    named = named if form == "for all" else named[0]
+    at = [torch.autograd.grad(e, [named["early"], named["late"]], retain_graph=True, allow_unused=True) for e in losses]
+    rows = [[torch.zeros(8, 5).double() if early is None else early, late] for early, late in at]
+    measured = model.backward(Constant(over=over))
+    model.assert_gradients(expected)
+    if over is Over.FEATURES:
+        torch.testing.assert_close(measured.gramian, dense_gramian(rows), rtol=1e-11, atol=1e-15)
 
 
 def test_gradients_may_be_compared_at_a_layer_of_choice():
