@@ -12,7 +12,7 @@ from torch import nn
 
 from mtlkit.architectures.base import Architecture
 from mtlkit.config import DEFAULT_EPOCHS, RunConfig
-from mtlkit.data.splits import carve, derived_seed
+from mtlkit.data.splits import carve, derived_seed, describe
 from mtlkit.data.stream import Stream
 from mtlkit.encoders.base import Encoder
 from mtlkit.errors import DataError, MtlkitError, PluginError, closest
@@ -23,6 +23,7 @@ from mtlkit.schedule import Schedule
 from mtlkit.specs import FeatureSpec, InputSpec
 from mtlkit.strategies.base import Over, Strategy
 from mtlkit.task import Source, Split, Task
+from mtlkit.tensors import joined
 from mtlkit.yamlfile import SettingPath
 
 __all__ = ["build"]
@@ -55,6 +56,7 @@ def build(resolved: Resolved) -> Experiment:
                 raise PluginError(f"The head of task '{bound.label}' is no torch module ({bound.provider}).")
         strategy = _strategy(resolved, tasks)
     model = MultiTaskModel(architecture, heads).to(device, dtype)
+    _prepare(architecture, groups)
     strategy.to(device)
     plan = _plan(resolved, tasks, groups)
     return Experiment(
@@ -169,14 +171,26 @@ def _check_columns(bound: BoundTask, given: Any) -> None:
 
 
 def _common_row(tasks: Sequence[BoundTask], groups: Sequence[SourceGroup]) -> InputSpec:
-    rows = [group.splits["train"].row for group in groups]
-    if len(set(rows)) > 1:
+    rows = [describe(group.splits) for group in groups]
+    if any(row.shapes != rows[0].shapes for row in rows):
         shapes = "; ".join(
-            f"{' and '.join(repr(tasks[index].label) for index in group.tasks)}: {row.shape}"
+            f"{' and '.join(repr(tasks[index].label) for index in group.tasks)}: {row}"
             for group, row in zip(groups, rows, strict=True)
         )
         raise DataError(f"One encoder takes rows of one shape, and the tasks' sources have several: {shapes}.")
-    return rows[0]
+    return InputSpec.covering(rows)
+
+
+def _prepare(architecture: Architecture, groups: Sequence[SourceGroup]) -> None:
+    """Show the training rows to the encoders that read something off them."""
+    encoders = [module for module in architecture.modules() if isinstance(module, Encoder)]
+    encoders = [encoder for encoder in encoders if type(encoder).prepare is not Encoder.prepare]
+    if not encoders:
+        return
+    inputs = [group.splits["train"].inputs for group in groups]
+    rows = inputs[0] if len(inputs) == 1 else joined(inputs)
+    for encoder in encoders:
+        encoder.prepare(rows)
 
 
 def _architecture(resolved: Resolved, inputs: InputSpec) -> Architecture:
@@ -196,7 +210,7 @@ def _architecture(resolved: Resolved, inputs: InputSpec) -> Architecture:
             )
         return encoder
 
-    facts = _chosen(part, {"make_encoder": make_encoder, "n_tasks": len(resolved.tasks)})
+    facts = _chosen(part, {"make_encoder": make_encoder, "n_tasks": len(resolved.tasks), "inputs": inputs})
     with _refusals(resolved, part, part.path):
         architecture: Architecture = part.component(**facts, **part.options)
     return architecture

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from mtlkit.data.stream import Stream
 from mtlkit.errors import MtlkitError, PluginError
@@ -16,6 +15,7 @@ from mtlkit.model import MultiTaskModel
 from mtlkit.schedule import Schedule
 from mtlkit.strategies.base import Over, Strategy
 from mtlkit.task import Split, Task
+from mtlkit.tensors import Tensors, told
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -48,14 +48,14 @@ class BoundTask:
         return metrics
 
     @contextmanager
-    def blame(self, part: str, *tensors: tuple[str, Tensor]) -> Iterator[None]:
+    def blame(self, part: str, *tensors: tuple[str, Tensors]) -> Iterator[None]:
         """Turn whatever the task's own code raises into a PluginError that says whose it is and what it was given."""
         try:
             yield
         except (MtlkitError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            shapes = "".join(f" {name} of shape {tuple(t.shape)} and dtype {t.dtype}." for name, t in tensors)
+            shapes = "".join(f" {name} of {told(tensor)}." for name, tensor in tensors)
             raise PluginError(
                 f"The {part} of task '{self.label}' failed ({self.provider}): {type(error).__name__}: "
                 f"{str(error).rstrip('.')}.{shapes}"

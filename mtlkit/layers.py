@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["Activation", "Fraction", "Positive", "activation", "dense"]
+__all__ = ["Activation", "Flat", "Fraction", "Positive", "activation", "dense", "dense_layers"]
 
 Activation = Literal["relu", "leaky-relu", "elu", "gelu", "silu", "tanh", "identity"]
 Positive = Annotated[int, Field(ge=1)]
@@ -36,6 +36,22 @@ def activation(name: Activation) -> nn.Module:
     return _ACTIVATIONS[name]()
 
 
+class Flat(nn.Module):
+    """Each row as a vector ``[B, size]``, whatever its shape; a row that is a single number too.
+
+    Args:
+        size: The number of values in a row.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Flatten rows ``[B, *]``."""
+        return rows.reshape(len(rows), self.size)
+
+
 def dense(inputs: int, widths: Sequence[int], *, activation_name: Activation, dropout: float) -> nn.Sequential:
     """Return linear layers of the given widths, each followed by the activation and by dropout."""
     layers: list[nn.Module] = []
@@ -45,3 +61,13 @@ def dense(inputs: int, widths: Sequence[int], *, activation_name: Activation, dr
             layers.append(nn.Dropout(dropout))
         inputs = width
     return nn.Sequential(*layers)
+
+
+def dense_layers(
+    inputs: int, widths: Sequence[int], *, activation_name: Activation, dropout: float
+) -> list[nn.Sequential]:
+    """Return the same layers one by one, the first of them over the flattened row."""
+    layers = []
+    for before, width in zip([inputs, *widths], widths, strict=False):
+        layers.append(dense(before, [width], activation_name=activation_name, dropout=dropout))
+    return [nn.Sequential(Flat(inputs), *layers[0]), *layers[1:]]

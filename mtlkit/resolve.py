@@ -37,7 +37,7 @@ _FACTS = {
     "plugins": (),
     "tasks": (),
     "encoders": ("inputs",),
-    "architectures": ("make_encoder", "n_tasks"),
+    "architectures": ("make_encoder", "n_tasks", "inputs"),
     "strategies": ("n_tasks", "loss_kinds", "n_classes"),
 }
 _NO_PLAIN_STEP = {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtlkit.errors import DataError
 from mtlkit.specs import FeatureSpec, InputSpec
+from mtlkit.tensors import Tensors, apply, listed, rows_in
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -30,10 +31,11 @@ LossKind = Literal["classification", "regression", "laplace", "other"]
 class Split:
     """Rows in memory: the inputs, and one column of targets for each task that the rows have labels for.
 
-    NumPy arrays are taken as they are, without a copy; anything else goes through ``torch.as_tensor``.
+    NumPy arrays, memory-mapped ones too, are taken as they are, without a copy; anything else goes through
+    ``torch.as_tensor``.
 
     Attributes:
-        inputs: The rows ``[N, *]``.
+        inputs: The rows ``[N, *]``, or a mapping of several tensors by name, each ``[N, *]``.
         targets: Columns ``[N, *]`` by name. A row has no label for a task where a floating-point target is NaN, or
             an integer target is the task's ``missing`` marker.
 
@@ -41,41 +43,60 @@ class Split:
         DataError: If there is no row, or a column has another number of rows than the inputs.
     """
 
-    inputs: Tensor
+    inputs: Tensors
     targets: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "inputs", torch.as_tensor(self.inputs))
-        object.__setattr__(self, "targets", {name: torch.as_tensor(c) for name, c in self.targets.items()})
-        if self.inputs.ndim == 0 or len(self.inputs) == 0:
-            raise DataError(f"A split needs at least one row; its inputs have shape {tuple(self.inputs.shape)}.")
-        for name, column in self.targets.items():
-            if column.ndim == 0 or len(column) != len(self.inputs):
+        given: Any = self.inputs
+        inputs = {n: _as_tensor(p) for n, p in given.items()} if isinstance(given, Mapping) else _as_tensor(given)
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "targets", {name: _as_tensor(column) for name, column in self.targets.items()})
+        if isinstance(inputs, dict) and not inputs:
+            raise DataError("A split's inputs are one tensor, or several by name; received none.")
+        for part in listed(inputs):
+            if part.ndim == 0 or len(part) == 0:
+                raise DataError(f"A split needs at least one row; its inputs have shape {tuple(part.shape)}.")
+        named = {f"Input '{n}'": p for n, p in inputs.items()} if isinstance(inputs, dict) else {}
+        named |= {f"Target column '{name}'": column for name, column in self.targets.items()}
+        for name, column in named.items():
+            if column.ndim == 0 or len(column) != len(self):
                 raise DataError(
-                    f"Target column '{name}' has shape {tuple(column.shape)}, and the inputs have {len(self.inputs)} "
+                    f"{name} has shape {tuple(column.shape)}, and the inputs have {len(self)} "
                     "rows: every column needs one entry for each row."
                 )
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return rows_in(self.inputs)
 
     @property
     def row(self) -> InputSpec:
-        """The shape of one input row."""
-        return InputSpec(tuple(self.inputs.shape[1:]))
+        """The shape of one input row; how many categories there are is for all splits together to say."""
+        if isinstance(self.inputs, Tensor):
+            return InputSpec(tuple(self.inputs.shape[1:]))
+        return InputSpec(parts={name: InputSpec(tuple(part.shape[1:])) for name, part in self.inputs.items()})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return listed(self.inputs)[0].device
 
     def take(self, rows: Tensor) -> Self:
         """Return these rows, in this order: a batch is a small split."""
-        return type(self)(self.inputs[rows], {name: column[rows] for name, column in self.targets.items()})
+        inputs = apply(lambda part: part[rows], self.inputs)
+        return type(self)(inputs, {name: column[rows] for name, column in self.targets.items()})
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """Return the split on a device, its floating-point columns in `dtype` and its integer targets in int64."""
-        inputs = self.inputs.to(device, dtype) if self.inputs.is_floating_point() else self.inputs.to(device)
-        targets = {
-            name: column.to(device, dtype if column.is_floating_point() else torch.int64)
-            for name, column in self.targets.items()
-        }
-        return type(self)(inputs, targets)
+
+        def moved(column: Tensor, integers: torch.dtype) -> Tensor:
+            return column.to(device, dtype if column.is_floating_point() else integers)
+
+        inputs = apply(lambda part: moved(part, part.dtype), self.inputs)
+        return type(self)(inputs, {name: moved(column, torch.int64) for name, column in self.targets.items()})
+
+
+def _as_tensor(column: Any) -> Tensor:
+    return column if isinstance(column, Tensor) else torch.as_tensor(column)
 
 
 class Source(ABC):
@@ -125,7 +146,7 @@ class Task(ABC):
 
     @abstractmethod
     def head(self, features: FeatureSpec) -> nn.Module:
-        """Return a new module from features ``[B, *features.shape]`` to this task's output."""
+        """Return a new module from features ``[B, *features.shape]``, or a dict of them, to this task's output."""
 
     @abstractmethod
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

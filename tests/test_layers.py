@@ -31,6 +31,7 @@ MATHS = {
     "schedule",
     "solvers",
     "specs",
+    "tensors",
     "strategies",
     "task",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,7 +16,8 @@ class Architecture(nn.Module):
     """The base class of architectures.
 
     A subclass takes ``make_encoder``, a function that builds one more encoder of the configured kind each time it is
-    called, and ``n_tasks``, then its options, keyword-only, typed and with defaults.
+    called, ``n_tasks``, and where it needs it ``inputs``, the :class:`~mtlkit.specs.InputSpec` of the rows; then its
+    options, keyword-only, typed and with defaults. It refuses, by a ValueError, an encoder that it cannot serve.
 
     Attributes:
         features: The shape of one row of the features that each head is given.
@@ -23,7 +25,7 @@ class Architecture(nn.Module):
 
     features: FeatureSpec
 
-    def forward(self, inputs: Tensor, tasks: Sequence[int]) -> list[Tensor]:
+    def forward(self, inputs: Any, tasks: Sequence[int]) -> list[Any]:
         """Encode a batch for the tasks that use it.
 
         Args:
@@ -32,7 +34,7 @@ class Architecture(nn.Module):
 
         Returns:
             The features for each of these tasks, in their order; where tasks share features it is one and the same
-            tensor, so that it is backpropagated once.
+            tensor, or dict of tensors, so that it is backpropagated once.
         """
         raise NotImplementedError
 
@@ -43,3 +45,10 @@ class Architecture(nn.Module):
     def last_shared_layer(self) -> nn.Module:
         """Return the last layer that all tasks share: where GradNorm compares the tasks' gradients."""
         raise NotImplementedError
+
+    def penalty(self) -> Tensor | None:
+        """Return a scalar that the architecture's own parameters pay beside the tasks' losses; None where they do not.
+
+        It is asked for once in each backward pass, after the losses were backpropagated, and no strategy weighs it.
+        """
+        return None

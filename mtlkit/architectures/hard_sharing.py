@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from mtlkit.architectures.base import Architecture
 from mtlkit.encoders.base import Encoder
@@ -27,7 +28,7 @@ class HardSharing(Architecture):
         self.encoder = make_encoder()
         self.features = self.encoder.features
 
-    def forward(self, inputs: Tensor, tasks: Sequence[int]) -> list[Tensor]:
+    def forward(self, inputs: Any, tasks: Sequence[int]) -> list[Any]:
         return [self.encoder(inputs)] * len(tasks)
 
     def shared_parameters(self) -> list[nn.Parameter]:

@@ -9,11 +9,12 @@ from torch.utils.data import Dataset
 
 from mtlkit.errors import DataError
 from mtlkit.task import Split, Task
+from mtlkit.tensors import Tensors, apply
 
 __all__ = ["Rows"]
 
 
-class Rows(Dataset[tuple[Tensor, Tensor]]):
+class Rows(Dataset[tuple[Tensors, Tensor]]):
     """Pairs of an input row and the task's target.
 
     Only `make_task` is pickled, not the rows: each worker loads them once, when it is first asked for one. With a
@@ -36,15 +37,15 @@ class Rows(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self._loaded())
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the input row ``[*]`` and its target ``[*]``.
+    def __getitem__(self, index: int) -> tuple[Tensors, Tensor]:
+        """Return the input row ``[*]``, or a mapping of its parts, and its target ``[*]``.
 
         Raises:
             IndexError: If there is no such row.
             DataError: If the source has no such split.
         """
         rows = self._loaded()
-        return rows.inputs[index], rows.targets[self._target][index]
+        return apply(lambda part: part[index], rows.inputs), rows.targets[self._target][index]
 
     def _loaded(self) -> Split:
         if self._rows is None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from mtlkit.errors import DataError
+from mtlkit.specs import InputSpec
 from mtlkit.task import Split
+from mtlkit.tensors import named
 
-__all__ = ["SPLITS", "carve", "derived_seed"]
+__all__ = ["SPLITS", "carve", "derived_seed", "describe"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,8 +45,8 @@ def carve(splits: Mapping[str, Split], *, validation: float, test: float, seed: 
     for name, split in splits.items():
         if split.row != train.row or set(split.targets) != set(train.targets):
             raise DataError(
-                f"Split '{name}' does not match 'train': rows of shape {split.row.shape} with columns "
-                f"{sorted(split.targets)}, against {train.row.shape} with {sorted(train.targets)}."
+                f"Split '{name}' does not match 'train': rows of shape {split.row} with columns "
+                f"{sorted(split.targets)}, against {train.row} with {sorted(train.targets)}."
             )
     wanted = {"validation": validation, "test": test}
     sizes = {name: max(1, round(len(train) * part)) for name, part in wanted.items() if name not in splits}
@@ -59,3 +62,18 @@ def carve(splits: Mapping[str, Split], *, validation: float, test: float, seed: 
     if sizes:
         carved["train"] = train.take(order.sort().values)
     return {name: carved[name] for name in SPLITS}
+
+
+def describe(splits: Mapping[str, Split]) -> InputSpec:
+    """Return what one row is, with the number of categories of each entry of an integer vector, over all splits."""
+    inputs = [named(split.inputs) for split in splits.values()]
+    parts = {name: _described([each[name] for each in inputs]) for name in inputs[0]}
+    return parts.get("") or InputSpec(parts=parts)
+
+
+def _described(parts: Sequence[Tensor]) -> InputSpec:
+    shape = tuple(parts[0].shape[1:])
+    if len(shape) > 1 or parts[0].dtype not in {torch.int8, torch.int16, torch.int32, torch.int64}:
+        return InputSpec(shape)
+    most = torch.stack([part.reshape(len(part), -1).amax(0) for part in parts]).amax(0)
+    return InputSpec(shape, tuple(max(1, value + 1) for value in most.tolist()))

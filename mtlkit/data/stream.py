@@ -51,7 +51,7 @@ class Stream:
             rows.append(part)
             self.position += len(part)
             missing -= len(part)
-        return self.split.take(torch.cat(rows).to(self.split.inputs.device))
+        return self.split.take(torch.cat(rows).to(self.split.device))
 
     def _permutation(self, number: int) -> Tensor:
         if number != self._pass:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from mtlkit.specs import FeatureSpec
 
@@ -30,15 +31,58 @@ class Encoder(nn.Module):
     A subclass takes the :class:`~mtlkit.specs.InputSpec` of its rows as ``inputs``, then its options, keyword-only,
     typed and with defaults: they are what a configuration may set. It sets :attr:`features` truthfully.
 
+    Most encoders are a chain of stages. One that says so by :meth:`stages` need not write :meth:`forward`, can be
+    frozen from its input on and trained at a learning rate for each stage, and serves architectures that join several
+    encoders between their stages. Rows and features are a tensor, or a mapping of tensors by name, as the two specs say
+    (:data:`~mtlkit.tensors.Tensors`).
+
     Attributes:
         features: The shape of one row of what :meth:`forward` returns.
     """
 
     features: FeatureSpec
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Turn a batch of rows ``[B, *inputs.shape]`` into features ``[B, *features.shape]``."""
-        raise NotImplementedError
+    def forward(self, inputs: Any) -> Any:
+        """Turn a batch of rows ``[B, *inputs.shape]`` into features ``[B, *features.shape]``.
+
+        Where the :class:`~mtlkit.specs.InputSpec` has parts, the rows are a mapping of tensors by those names; where
+        :attr:`features` has, a dict of tensors is returned.
+        """
+        stages = self.stages()
+        if not stages:
+            raise NotImplementedError(f"{type(self).__name__} has neither stages nor a forward() of its own")
+        context, hidden = self.context(inputs), inputs
+        for index in range(len(stages)):
+            hidden = self.through(index, hidden, context)
+        return hidden
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return the stages from input to features, in order; none, by default, for an encoder that is no chain.
+
+        What one stage returns is what the next one takes, one tensor ``[B, *]`` but for the rows that the first one
+        takes, and what the last one returns are the features. Every parameter is in exactly one stage.
+        """
+        return ()
+
+    def context(self, inputs: Any) -> Any:
+        """Return what stages need to know of the rows beside what comes through them, such as where padding is."""
+        return None
+
+    def through(self, index: int, hidden: Any, context: Any) -> Any:
+        """Return what the stage of a number makes of what the one before it made.
+
+        Args:
+            index: Its number, from 0.
+            hidden: What the stage before it returned; the rows, for the first.
+            context: What :meth:`context` says of the rows.
+        """
+        return self.stages()[index](hidden)
+
+    def prepare(self, rows: Any) -> None:
+        """See the training rows ``[N, *]`` once, before the first step, where something is to be read off them.
+
+        What is learned from them, such as the mean of each column, is kept in buffers, so that a checkpoint holds it.
+        """
 
     def last_layer(self) -> nn.Module:
         """Return the layer whose weights stand last before the features; GradNorm measures there.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from mtlkit.encoders.base import Encoder
-from mtlkit.layers import Activation, Fraction, Positive, dense
+from mtlkit.layers import Activation, Fraction, Positive, dense_layers
 from mtlkit.layers import activation as activation_layer
 from mtlkit.specs import FeatureSpec, InputSpec
 
@@ -58,22 +59,22 @@ class CNN(Encoder):
         if kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, so that a convolution keeps the image's size; received {kernel}")
         before, height, width = inputs.shape
-        stages: list[nn.Module] = []
+        convolutions: list[nn.Module] = []
         for after in channels:
-            stages += [nn.Conv2d(before, after, kernel, padding=kernel // 2), _norm(norm, after)]
-            stages.append(activation_layer(activation))
+            stage = [nn.Conv2d(before, after, kernel, padding=kernel // 2), _norm(norm, after)]
+            stage.append(activation_layer(activation))
             if min(height, width) > 2:  # noqa: PLR2004
-                stages.append(nn.MaxPool2d(2))
+                stage.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
+            convolutions.append(nn.Sequential(*stage))
             before = after
-        self.stages = nn.Sequential(*stages)
-        self.layers = dense(before * height * width, layers, activation_name=activation, dropout=dropout)
+        self.convolutions = nn.ModuleList(convolutions)
+        size = before * height * width
+        self.layers = nn.ModuleList(dense_layers(size, layers, activation_name=activation, dropout=dropout))
         self.features = FeatureSpec((layers[-1],))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        images: Tensor = self.stages(inputs)  # [B, C, H, W]
-        features: Tensor = self.layers(images.flatten(1))  # [B, D]
-        return features
+    def stages(self) -> Sequence[nn.Module]:
+        return [*self.convolutions, *self.layers]
 
 
 def _norm(name: str, channels: int) -> nn.Module:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor
+from torch import nn
 
 from mtlkit.encoders.base import Encoder
-from mtlkit.layers import Activation, Fraction, Positive, dense
+from mtlkit.layers import Activation, Fraction, Positive, dense_layers
 from mtlkit.specs import FeatureSpec, InputSpec
 
 __all__ = ["MLP"]
@@ -33,10 +34,9 @@ class MLP(Encoder):
         dropout: Fraction = 0.0,
     ) -> None:
         super().__init__()
-        self.layers = dense(inputs.size, layers, activation_name=activation, dropout=dropout)
-        self.size = inputs.size
+        made = dense_layers(inputs.size, layers, activation_name=activation, dropout=dropout)
+        self.layers = nn.ModuleList(made)
         self.features = FeatureSpec((layers[-1],))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        features: Tensor = self.layers(inputs.reshape(len(inputs), self.size))  # [B, D]
-        return features
+    def stages(self) -> Sequence[nn.Module]:
+        return list(self.layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from mtlkit.errors import PluginError
 from mtlkit.experiment import BoundTask, Experiment, SourceGroup
 from mtlkit.task import Split
+from mtlkit.tensors import Tensors, apply, told
 
 __all__ = ["TaskBatch", "forward", "wide"]
 
@@ -26,7 +28,7 @@ class TaskBatch(NamedTuple):
     """
 
     task: int
-    features: Tensor
+    features: Tensors
     output: Tensor
     target: Tensor
     loss: Tensor
@@ -55,7 +57,7 @@ def forward(experiment: Experiment, group: SourceGroup, batch: Split, *, complet
                 labelled = bound.task.labelled(target)
                 if not labelled.any():
                     continue  # absent, which is not a loss of zero
-                rows, target = z[labelled], target[labelled]
+                rows, target = apply(functools.partial(_chosen, labelled), z), target[labelled]
             with bound.blame("head", ("Features", rows)):
                 output = experiment.model.head(bound.label)(rows)
             made.append(TaskBatch(index, z, output, target, _loss(bound, output, target)))
@@ -67,18 +69,20 @@ def wide(output: Tensor) -> Tensor:
     return output.float() if output.dtype in {torch.float16, torch.bfloat16} else output
 
 
-def _encode(experiment: Experiment, group: SourceGroup, batch: Split) -> list[Tensor]:
+def _chosen(rows: Tensor, tensor: Tensor) -> Tensor:
+    return tensor[rows]
+
+
+def _encode(experiment: Experiment, group: SourceGroup, batch: Split) -> list[Tensors]:
     try:
-        features: list[Tensor] = experiment.model.architecture(batch.inputs, group.tasks)
+        return experiment.model.features(batch.inputs, group.tasks)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
         labels = " and ".join(f"'{experiment.tasks[index].label}'" for index in group.tasks)
         raise PluginError(
-            f"The encoder cannot take the rows of {labels}, of shape {tuple(batch.inputs.shape)} and dtype "
-            f"{batch.inputs.dtype}: {type(error).__name__}: {error}"
+            f"The encoder cannot take the rows of {labels}, of {told(batch.inputs)}: {type(error).__name__}: {error}"
         ) from error
-    return features
 
 
 def _loss(bound: BoundTask, output: Tensor, target: Tensor) -> Tensor:

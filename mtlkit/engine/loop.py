@@ -128,7 +128,7 @@ def _forward_backward(experiment: Experiment, step: int) -> _Pass:
             {experiment.tasks[each.task].label: each.loss for each in made},
             strategy=experiment.strategy,
             features=[each.features for each in made],
-            shared=experiment.model.architecture,
+            shared=experiment.model,
             preference=torch.tensor([experiment.tasks[task].weight for task in tasks], dtype=torch.float64),
             tasks=None if len(tasks) == len(experiment.tasks) else torch.tensor(tasks),
             scale=1 / plan.accumulate,
@@ -136,6 +136,9 @@ def _forward_backward(experiment: Experiment, step: int) -> _Pass:
         )
     except NonFiniteError as error:
         raise NonFiniteError(f"{error} It was found before step {step + 1}; the weights are as they were.") from None
+    penalty = experiment.model.architecture.penalty()
+    if penalty is not None:
+        penalty.div(plan.accumulate).backward()
     return _Pass(tasks, measurement, batches)
 
 

@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from mtlkit.engine.forward import wide
 from mtlkit.specs import FeatureSpec
 from mtlkit.task import Source, Split, Task
+from mtlkit.tensors import listed
 from mtlkit.testing.checks import Nonconformance, require
 from mtlkit.testing.probes import RandomStates, asking, seeded
 from mtlkit.testing.subject import Subject
@@ -205,8 +206,8 @@ class Bench:
 
     def features(self, spec: FeatureSpec) -> Tensor:
         """Return features of these rows, as an encoder might make them: a random linear map of the scaled inputs."""
-        inputs = self._prepared("train").inputs[self.rows]
-        values = inputs.reshape(len(inputs), -1).to(torch.float32).nan_to_num(0, 0, 0)
+        inputs = [part[self.rows] for part in listed(self._prepared("train").inputs)]
+        values = torch.cat([part.reshape(len(part), -1).to(torch.float32) for part in inputs], 1).nan_to_num(0, 0, 0)
         values = (values - values.mean(0)) / (values.std(0, correction=0) + 1e-3)
         generator = torch.Generator().manual_seed(0)
         weight = torch.randn(values.shape[1], spec.size, generator=generator) / math.sqrt(values.shape[1])

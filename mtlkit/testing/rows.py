@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.task import Split
+from mtlkit.tensors import named
 
 __all__ = ["as_bytes", "digests"]
 
@@ -28,7 +29,8 @@ def digests(splits: Mapping[str, Split]) -> dict[str, str]:
     """Return the SHA-256 of each column of each split, by what it is: ``the inputs of 'train'``."""
     found = {}
     for name, split in splits.items():
-        columns = {"the inputs": split.inputs} | {f"the targets {t!r}": column for t, column in split.targets.items()}
+        columns = {f"the inputs {part!r}" if part else "the inputs": c for part, c in named(split.inputs).items()}
+        columns |= {f"the targets {t!r}": column for t, column in split.targets.items()}
         for what, column in columns.items():
             digest = hashlib.sha256(f"{column.dtype} {tuple(column.shape)}".encode())
             digest.update(as_bytes(column).tobytes())

@@ -18,6 +18,7 @@ from mtlkit.config import Evaluation
 from mtlkit.data.splits import carve
 from mtlkit.errors import DataError
 from mtlkit.task import LossKind, Split
+from mtlkit.tensors import listed
 from mtlkit.testing.bench import Bench, bench_of
 from mtlkit.testing.checks import Checks, Nonconformance, require
 from mtlkit.testing.isolated import observed
@@ -121,8 +122,8 @@ def equal_options_make_equal_sources(subject: Subject) -> None:
 def inputs_are_finite(subject: Subject) -> None:
     """No input is NaN or infinite."""
     for name, split in bench_of(subject).splits.items():
-        if split.inputs.is_floating_point() or split.inputs.is_complex():
-            bad = int((~split.inputs.isfinite()).reshape(len(split), -1).any(1).sum())
+        for inputs in listed(split.inputs):
+            bad = int((~inputs.isfinite()).reshape(len(split), -1).any(1).sum())
             require(
                 not bad,
                 f"{bad} of the {len(split)} rows of {name!r} have inputs that are NaN or infinite",
@@ -476,7 +477,7 @@ def _rehearse(bench: Bench) -> None:
 
 def _rows(split: Split, target: str) -> list[bytes]:
     """Return the hash of each row: of its inputs and, where there is one, its target."""
-    columns = [as_bytes(split.inputs)]
+    columns = [as_bytes(part) for part in listed(split.inputs)]
     if target in split.targets:
         columns.append(as_bytes(split.targets[target]))
     rows = np.concatenate(columns, axis=1)

@@ -157,7 +157,38 @@ def test_an_encoder_has_to_compute_something():
         Encoder()(torch.zeros(1))
 
 
-def test_the_size_of_a_row_is_the_product_of_its_shape():
-    assert InputSpec((3, 4, 5)).size == 60
-    assert FeatureSpec((7,)).size == 7
-    assert FeatureSpec(()).size == 1
+@pytest.mark.parametrize(("build", "shape"), builds)
+def test_stages_are_a_chain_from_rows_to_features(build, shape):
+    encoder, x = built(build), rows(4, shape)
+    hidden = x
+    for stage in encoder.stages():
+        hidden = stage(hidden)
+    assert torch.equal(hidden, encoder(x))
+    staged = [id(parameter) for stage in encoder.stages() for parameter in stage.parameters()]
+    assert sorted(staged) == sorted(map(id, encoder.parameters()))
+
+
+def test_an_encoder_may_tell_its_stages_of_the_rows():
+    class Masked(Encoder):
+        """A mean over the tokens that are not 0."""
+
+        features = FeatureSpec((2,))
+
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(5, 2)
+            self.mean = nn.Identity()
+
+        def stages(self):
+            return [self.embed, self.mean]
+
+        def context(self, inputs):
+            return inputs != 0
+
+        def through(self, index, hidden, context):
+            if index == 0:
+                return self.embed(hidden)
+            return (hidden * context[..., None]).sum(1) / context.sum(1, keepdim=True)
+
+    encoder = built(Masked)
+    torch.testing.assert_close(encoder(torch.tensor([[3, 0, 4]])), encoder.embed.weight[[3, 4]].mean(0, keepdim=True))

@@ -128,3 +128,43 @@ def test_an_architecture_has_to_say_how_tasks_share(rows):
     ):
         with pytest.raises(NotImplementedError):
             call()
+
+
+@pytest.fixture
+def stems():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return {"shared": nn.Linear(2, 3), "own": nn.Linear(5, 3)}
+
+
+@pytest.fixture
+def with_stems(model, stems):
+    heads = {label: model.head(label) for label in model.labels}
+    own = {"b": stems["shared"], "a": stems["shared"], "c": stems["own"]}
+    return MultiTaskModel(model.architecture, heads, own)
+
+
+def test_rows_pass_through_the_stem_of_their_tasks(with_stems, stems):
+    x = torch.linspace(-1, 1, 8).reshape(4, 2)
+    outputs = with_stems(x, ["a", "b"])
+    z = with_stems.architecture.encoder(stems["shared"](x))
+    assert torch.equal(outputs["a"], with_stems.head("a")(z))
+    assert with_stems.architecture.encoder.batches == 2
+
+
+def test_tasks_with_several_stems_share_no_batch(with_stems):
+    with pytest.raises(ValueError, match="the rows of 'a' and 'c' pass through several stems"):
+        with_stems(torch.zeros(4, 2), ["a", "c"])
+
+
+def test_a_stem_is_shared_where_several_tasks_train_it(with_stems, stems):
+    shared = {id(parameter) for parameter in with_stems.shared_parameters()}
+    assert {id(parameter) for parameter in stems["shared"].parameters()} <= shared
+    assert shared.isdisjoint(id(parameter) for parameter in stems["own"].parameters())
+    assert {id(parameter) for parameter in with_stems.architecture.parameters()} <= shared
+
+
+def test_a_stem_of_several_tasks_is_kept_once(with_stems):
+    assert [name for name in with_stems.state_dict() if name.startswith("stems")] == [
+        f"stems.task_{label}.{part}" for label in ("b", "c") for part in ("weight", "bias")
+    ]

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtlkit import Split
-from mtlkit.data import carve, derived_seed
+from mtlkit import InputSpec, Split
+from mtlkit.data import carve, derived_seed, describe
 from mtlkit.errors import DataError
 
 
@@ -123,3 +123,26 @@ def test_a_derived_seed_is_the_same_in_every_process():
     code = "from mtlkit.data import derived_seed; print(derived_seed('stream', 7, 'a'))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(answer) == derived_seed("stream", 7, "a")
+
+
+def test_rows_of_parts_are_carved_whole():
+    parts = {"numeric": torch.arange(20.0)[:, None], "categorical": torch.arange(20)[:, None]}
+    carved = carve({"train": Split(parts, {"number": torch.arange(20)})}, validation=0.2, test=0.2, seed=3)
+    for part in carved.values():
+        assert part.inputs["numeric"][:, 0].tolist() == part.inputs["categorical"][:, 0].tolist() == numbers(part)
+    assert carved["train"].row == InputSpec(parts={"numeric": InputSpec((1,)), "categorical": InputSpec((1,))})
+
+
+def test_categories_are_counted_over_all_splits():
+    def table(*rows):
+        return Split(torch.tensor(rows), {})
+
+    assert describe({"train": table([0, 2], [1, 0]), "test": table([4, 0])}) == InputSpec((2,), (5, 3))
+    assert describe({"train": Split({"a": torch.tensor([3, 1]), "b": torch.zeros(2, 4)}, {})}) == InputSpec(
+        parts={"a": InputSpec((), (4,)), "b": InputSpec((4,))}
+    )
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(2, 3), torch.zeros(2, 1, 4, 4, dtype=torch.uint8)])
+def test_numbers_and_pixels_are_no_categories(inputs):
+    assert describe({"train": Split(inputs, {})}) == InputSpec(tuple(inputs.shape[1:]))

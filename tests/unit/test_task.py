@@ -196,3 +196,28 @@ def test_a_row_of_several_targets_has_a_label_where_none_is_missing(shape):
     labelled = Regression().labelled(target)
     assert labelled.tolist() == [True, False, True]
     assert labelled.dtype is torch.bool
+
+
+def test_inputs_may_be_several_by_name():
+    parts = {"numeric": np.zeros((3, 2), dtype=np.float32), "categorical": torch.tensor([[1], [2], [3]])}
+    rows = Split(parts, {"target": [0, 1, 2]})
+    assert len(rows) == 3
+    assert rows.row == InputSpec(parts={"numeric": InputSpec((2,)), "categorical": InputSpec((1,))})
+    taken = rows.take(torch.tensor([2, 0])).to(torch.device("cpu"), torch.float64)
+    assert taken.inputs["categorical"].tolist() == [[3], [1]]
+    assert taken.inputs["categorical"].dtype == torch.int64
+    assert taken.inputs["numeric"].dtype == torch.float64
+    assert taken.targets["target"].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "one tensor, or several by name; received none"),
+        ({"a": torch.zeros(2, 1), "b": torch.zeros(3)}, r"Input 'b' has shape \(3,\), and the inputs have 2 rows"),
+        ({"a": torch.zeros(0, 1)}, "at least one row"),
+    ],
+)
+def test_parts_that_are_no_rows_are_refused(inputs, message):
+    with pytest.raises(DataError, match=message):
+        Split(inputs, {})

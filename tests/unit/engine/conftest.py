@@ -19,6 +19,12 @@ from mtlkit.registry import Record
 
 FEATURES = 6
 UNLABELLED = -100
+KINDS = {
+    mtlkit.Task: "tasks",
+    mtlkit.Encoder: "encoders",
+    mtlkit.Architecture: "architectures",
+    mtlkit.Strategy: "strategies",
+}
 SECTIONS = {"run", "training", "evaluation", "checkpoints"}
 
 
@@ -107,14 +113,16 @@ def fixture_registry_with(monkeypatch):
     """Return a function that makes a registry of what is installed, the toy tasks, and the components given."""
 
     def registry_with(**given):
-        """Take tasks by entry-point name; anything that is no task class is a plugin of hooks."""
+        """Take components by entry-point name, each a class of its kind; anything else is a plugin of hooks."""
         module = types.ModuleType("toy_plugin")
         monkeypatch.setitem(sys.modules, module.__name__, module)
         records = mtlkit.Registry.discover().records()
         for name, component in {"side": Side, "distance": Distance, **given}.items():
-            is_task = isinstance(component, type)
-            setattr(module, name, mtlkit.plugin(component) if is_task else component)
-            kind = "tasks" if is_task else "plugins"
+            kind = next(
+                (k for base, k in KINDS.items() if isinstance(component, type) and issubclass(component, base)), ""
+            )
+            setattr(module, name, mtlkit.plugin(component) if kind else component)
+            kind = kind or "plugins"
             records.append(Record(kind, name, "toy-plugin", "1.2.3", f"toy_plugin:{name}"))
         return mtlkit.Registry(records)
 

@@ -1,0 +1,51 @@
+"""One tensor, or several by name: what a batch of rows is, and what an encoder makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["Tensors", "apply", "joined", "listed", "named", "rows_in", "told"]
+
+Tensors = Tensor | Mapping[str, Tensor]
+"""One tensor ``[B, *]``, or several by name, each ``[B, *]`` with the same number of rows."""
+
+
+def listed(tensors: Tensors) -> list[Tensor]:
+    """Return each of the tensors."""
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors.values())
+
+
+def named(tensors: Tensors) -> dict[str, Tensor]:
+    """Return the tensors by name; one that stands alone is called ''."""
+    return {"": tensors} if isinstance(tensors, Tensor) else dict(tensors)
+
+
+def joined(batches: Sequence[Tensors]) -> Tensors:
+    """Return the rows of several batches, which hold tensors of the same names and shapes, one batch after another."""
+    parts = [named(batch) for batch in batches]
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return whole[""] if isinstance(batches[0], Tensor) else whole
+
+
+def apply(function: Callable[[Tensor], Tensor], tensors: Tensors) -> Tensors:
+    """Return what a function makes of each of the tensors, by the same names."""
+    if isinstance(tensors, Tensor):
+        return function(tensors)
+    return {name: function(tensor) for name, tensor in tensors.items()}
+
+
+def rows_in(tensors: Tensors) -> int:
+    """Return the number of rows."""
+    return len(listed(tensors)[0])
+
+
+def told(tensors: object) -> str:
+    """Tell of shapes and dtypes, as an error message does."""
+    if isinstance(tensors, Tensor):
+        return f"shape {tuple(tensors.shape)} and dtype {tensors.dtype}"
+    if isinstance(tensors, Mapping):
+        return "; ".join(f"'{name}' of {told(tensor)}" for name, tensor in tensors.items())
+    return f"type {type(tensors).__name__}"
