@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def _fit(experiment: Experiment, run: RunFolder, listeners: Sequence[Listener], 
         for listener in everyone:
             listener(event)
 
-    with run, run_settings(experiment), stop_on_signals() as stop:
+    with run, closing(experiment), run_settings(experiment), stop_on_signals() as stop:
         results = fit(experiment, run, emit, stop)
     done = run.result or {}
     return RunResult(run.path, results, done["best_step"], done["steps"], stop.signal_number, hooks.failures)

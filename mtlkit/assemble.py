@@ -12,8 +12,9 @@ from torch import nn
 
 from mtlkit.architectures.base import Architecture
 from mtlkit.config import DEFAULT_EPOCHS, RunConfig
+from mtlkit.data.in_memory import InMemoryStream
+from mtlkit.data.order import Order
 from mtlkit.data.splits import carve, derived_seed, describe
-from mtlkit.data.stream import Stream
 from mtlkit.encoders.base import Encoder
 from mtlkit.errors import DataError, MtlkitError, PluginError, closest
 from mtlkit.experiment import BoundTask, Experiment, Plan, SourceGroup
@@ -142,7 +143,8 @@ def _group(
             raise DataError(f"Task '{bound.label}' has no labelled training row ({bound.provider}).")
         complete = complete and bool(labelled.all())
     seed = derived_seed(config.run.seed, "rows", *sorted(_origin(source)))
-    stream = Stream(splits["train"], batch_size=sizes[members[0]], seed=seed)
+    order = Order(len(splits["train"]), seed=seed)
+    stream = InMemoryStream(splits["train"], order, batch_size=sizes[members[0]])
     return SourceGroup(tuple(members), splits, stream, complete)
 
 
@@ -264,13 +266,16 @@ def _schedule(config: RunConfig) -> Schedule:
 def _plan(resolved: Resolved, tasks: Sequence[BoundTask], groups: Sequence[SourceGroup]) -> Plan:
     config = resolved.config
     training, evaluation, checkpoints = config.training, config.evaluation, config.checkpoints
-    batches = max(group.stream.batches for group in groups)
-    steps_per_epoch = training.steps_per_epoch or math.ceil(batches / training.accumulate)
+    known = [group.stream.batches for group in groups if group.stream.batches is not None]
+    if not known and training.steps_per_epoch is None:
+        path: SettingPath = ("training", "steps_per_epoch")
+        raise resolved.problem("No source knows how many batches it has, so an epoch has no length", path, "Give one.")
+    steps_per_epoch = training.steps_per_epoch or math.ceil(max(known) / training.accumulate)
     label, slash, metric = checkpoints.best.partition("/")
     if slash:
         bound = next(bound for bound in tasks if bound.label == label)
         known = bound.fresh_metrics(resolved.device)
-        path: SettingPath = ("checkpoints", "best")
+        path = ("checkpoints", "best")
         if metric not in known:
             raise resolved.problem(f"Task '{label}' has no metric '{metric}'", path, closest(metric, list(known)))
         if known[metric].higher_is_better is None:

@@ -148,3 +148,8 @@ class Experiment:
     def labels(self) -> list[str]:
         """The tasks' labels, in order."""
         return [bound.label for bound in self.tasks]
+
+    def close(self) -> None:
+        """Let go of what the streams hold beside memory; they open again when they are drawn from."""
+        for group in self.groups:
+            group.stream.close()

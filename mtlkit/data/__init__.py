@@ -1,7 +1,9 @@
 """Data: the splits of a source, and the batches that are drawn from them."""
 
+from mtlkit.data.in_memory import InMemoryStream
+from mtlkit.data.order import Order
 from mtlkit.data.rows import Rows
 from mtlkit.data.splits import carve, derived_seed, describe
 from mtlkit.data.stream import Stream
 
-__all__ = ["Rows", "Stream", "carve", "derived_seed", "describe"]
+__all__ = ["InMemoryStream", "Order", "Rows", "Stream", "carve", "derived_seed", "describe"]

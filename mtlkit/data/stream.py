@@ -1,61 +1,48 @@
-"""Stream: endless training batches from one source, each a single index operation per column."""
+"""Stream: endless training batches from one source. The engine knows of a source's rows no more than this."""
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from mtlkit.data.splits import derived_seed
 from mtlkit.task import Split
 
 __all__ = ["Stream"]
 
 
-class Stream:
-    """Endless batches of equal size over a split.
-
-    Each pass over the rows is a new permutation, which depends on the seed and the number of the pass alone; a batch
-    may hold the end of one pass and the beginning of the next. The position is therefore the stream's whole state.
-
-    Args:
-        split: The rows.
-        batch_size: Rows in a batch; no more than the split has are drawn.
-        seed: The same seed draws the same rows in the same order.
+class Stream(ABC):
+    """Endless batches of equal size, whose place can be saved and gone back to.
 
     Attributes:
-        position: How many rows have been drawn.
+        batch_size: Rows in a batch.
     """
 
-    def __init__(self, split: Split, *, batch_size: int, seed: int) -> None:
-        self.split = split
-        self.batch_size = min(batch_size, len(split))
-        self.seed = seed
-        self.position = 0
-        self._pass = -1
-        self._order = torch.empty(0, dtype=torch.int64)
+    batch_size: int
 
     @property
-    def batches(self) -> int:
-        """The number of batches in one pass over the rows."""
-        return math.ceil(len(self.split) / self.batch_size)
+    @abstractmethod
+    def batches(self) -> int | None:
+        """The number of batches in one pass over the rows, the last one whole or not; None where it is unknown."""
 
+    @abstractmethod
     def next(self) -> Split:
         """Return the next batch."""
-        rows: list[Tensor] = []
-        missing = self.batch_size
-        while missing:
-            number, offset = divmod(self.position, len(self.split))
-            part = self._permutation(number)[offset : offset + missing]
-            rows.append(part)
-            self.position += len(part)
-            missing -= len(part)
-        return self.split.take(torch.cat(rows).to(self.split.device))
 
-    def _permutation(self, number: int) -> Tensor:
-        if number != self._pass:
-            generator = torch.Generator().manual_seed(derived_seed(self.seed, number))
-            self._order = torch.randperm(len(self.split), generator=generator)
-            self._pass = number
-        return self._order
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return where the stream is, as what a checkpoint can hold: :meth:`next` goes on from here after a restore."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to where :meth:`state` was asked, forwards or back.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is no state of such a stream.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most streams hold nothing else
+        """Let go of what the stream holds beside memory, such as processes that load for it.
+
+        It stays where it is: :meth:`next` opens again what it needs.
+        """

@@ -55,8 +55,8 @@ class Progress:
         try:
             experiment.optimizer.load_state_dict(state["optimizer"])
             experiment.strategy.load_state_dict(state["strategy"])
-            for group, position in zip(experiment.groups, state["positions"], strict=True):
-                group.stream.position = position
+            for group, saved in zip(experiment.groups, state["streams"], strict=True):
+                group.stream.restore(saved)
             torch.set_rng_state(state["random"]["cpu"])
             if "cuda" in state["random"] and experiment.device.type == "cuda":
                 torch.cuda.set_rng_state(state["random"]["cuda"], experiment.device)
@@ -74,7 +74,7 @@ class Progress:
             "progress": asdict(self),
             "optimizer": experiment.optimizer.state_dict(),
             "strategy": experiment.strategy.state_dict(),
-            "positions": [group.stream.position for group in experiment.groups],
+            "streams": [group.stream.state() for group in experiment.groups],
             "random": random,
             "records": run.sizes(),
         }

@@ -1,0 +1,51 @@
+"""InMemoryStream: batches of rows that are in memory, each a single index operation per column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mtlkit.data.order import Order
+from mtlkit.data.stream import Stream
+from mtlkit.task import Split
+
+__all__ = ["InMemoryStream"]
+
+
+class InMemoryStream(Stream):
+    """Endless batches of equal size over a split; one may hold the end of a pass and the beginning of the next.
+
+    Args:
+        split: The rows.
+        order: Which row comes when.
+        batch_size: Rows in a batch; no more than the split has are drawn.
+
+    Attributes:
+        position: How many rows have been drawn, which is the stream's whole state.
+    """
+
+    def __init__(self, split: Split, order: Order, *, batch_size: int) -> None:
+        self.split = split
+        self.order = order
+        self.batch_size = min(batch_size, len(split))
+        self.position = 0
+
+    @property
+    def batches(self) -> int:
+        """The number of batches in one pass over the rows."""
+        return math.ceil(len(self.split) / self.batch_size)
+
+    def next(self) -> Split:
+        """Return the next batch."""
+        rows = self.order.rows(self.position, self.batch_size)
+        self.position += self.batch_size
+        return self.split.take(rows.to(self.split.device))
+
+    def state(self) -> dict[str, Any]:
+        """Return the position."""
+        return {"position": self.position}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to a position."""
+        self.position = int(state["position"])
