@@ -32,17 +32,20 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "config": {},
 }
 RATE = 1e-3
+# Where each objective has its valley, at 0.5 x1 = VALLEYS + SIDES tanh(x2), and its bowl: one entry for each, so that
+# both are computed at once.
+VALLEYS = torch.tensor([-3.5, 3.5], dtype=torch.float64)
+SIDES = torch.tensor([1.0, -1.0], dtype=torch.float64)
+BOWLS = torch.tensor([7.0, -7.0], dtype=torch.float64)
 
 
-def objectives(x: Tensor) -> tuple[Tensor, Tensor]:
+def objectives(x: Tensor) -> tuple[Tensor, ...]:
     """Return both objectives at x ``[2]``."""
     x1, x2 = x
-    above, below = (x2 / 2).tanh().clamp(min=0), (-x2 / 2).tanh().clamp(min=0)
-    valley1 = ((0.5 * (-x1 - 7) - (-x2).tanh()).abs().clamp(min=5e-6)).log() + 6
-    valley2 = ((0.5 * (3 - x1) + (-x2).tanh() + 2).abs().clamp(min=5e-6)).log() + 6
-    bowl1 = ((7 - x1) ** 2 + 0.1 * (-x2 - 8) ** 2) / 10 - 20
-    bowl2 = ((-x1 - 7) ** 2 + 0.1 * (-x2 - 8) ** 2) / 10 - 20
-    return above * valley1 + below * bowl1, above * valley2 + below * bowl2
+    gate, side = (x2 / 2).tanh(), x2.tanh()
+    valleys = (VALLEYS - 0.5 * x1 + SIDES * side).abs().clamp(min=5e-6).log() + 6  # [2] above x2 = 0
+    bowls = ((x1 - BOWLS) ** 2 + 0.1 * (x2 + 8) ** 2) / 10 - 20  # [2] below
+    return (gate.clamp(min=0) * valleys + (-gate).clamp(min=0) * bowls).unbind()
 
 
 def descend(name: str, start: tuple[float, float], steps: int) -> Tensor:
@@ -50,7 +53,7 @@ def descend(name: str, start: tuple[float, float], steps: int) -> Tensor:
     registry = Registry.discover(plugins=False)
     strategy: mtlkit.Strategy = registry.load(registry.find("strategies", name))(2, **STRATEGIES[name])
     x = nn.Parameter(torch.tensor(start, dtype=torch.float64))
-    optimizer = torch.optim.Adam([x], lr=RATE)
+    optimizer = torch.optim.Adam([x], lr=RATE, fused=True)
     for _ in range(steps):
         optimizer.zero_grad()
         mtlkit.backward(objectives(x), strategy=strategy, features=x, shared=[x])
