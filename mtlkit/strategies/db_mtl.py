@@ -1,6 +1,6 @@
 """The ``db-mtl`` strategy: losses balanced by their logarithm, gradients by their norm.
 
->>> DBMTL(2).combine(torch.tensor([1.0, 2.0]).double(), torch.eye(2)).direction.tolist()
+>>> DBMTL(2, beta=0.0).combine(torch.tensor([1.0, 2.0]).double(), torch.eye(2)).direction.tolist()
 [1.0, 1.0]
 """
 
@@ -21,13 +21,15 @@ _SMALLEST = 1e-8  # what a loss counts as at least: the gradient of its logarith
 
 
 class DBMTL(Strategy):
-    """Dual-balancing multi-task learning (Lin, Jiang, Ye, Zhang, Chen, Kwok, 2023, algorithm 1).
+    """Dual-balancing multi-task learning (Lin, Jiang, Ye et al., 2023, algorithm 1).
 
-    With m_i an exponential moving average of the gradient of log L_i, begun at its first value,
+    With m_i an exponential moving average of the gradient of log L_i, 0 at the start,
 
         m_i <- beta m_i + (1 - beta) g_i / L_i,  d = max_j ||m_j|| sum_i m_i / ||m_i||
 
-    The heads get the gradients of the logarithms. Scaling a loss changes nothing. The losses must be positive.
+    so that the first steps are short: after k of them the averages have grown to 1 - beta^k of what they average. The
+    heads get the gradients of the logarithms. Scaling a loss changes nothing. The losses must be positive; one below
+    1e-8 counts as that, where the paper adds as much to each.
 
     Memory: the averages, as much as the gradients of all tasks.
 
@@ -48,9 +50,7 @@ class DBMTL(Strategy):
         present = self._present(tasks, losses)
         inverse = 1 / losses.clamp(min=_SMALLEST)  # [K]
         kept = self.averages.like(jacobian)
-        known = (self.averages.counts[present] > 0).to(jacobian.device)[:, None]
-        logs = jacobian * inverse.to(jacobian)[:, None]
-        rows = torch.where(known, self.beta * kept[present] + (1 - self.beta) * logs, logs)  # [K, P]
+        rows = self.beta * kept[present] + (1 - self.beta) * inverse.to(jacobian)[:, None] * jacobian  # [K, P]
         if self.training:
             kept[present] = rows
             self.averages.counts[present] += 1

@@ -20,8 +20,7 @@ class Direct:
     def direction(self, losses, rows, tasks=None):
         for place, task in enumerate(range(len(rows)) if tasks is None else tasks):
             log_gradient = rows[place] / losses[place]
-            before = self.averages.get(task, log_gradient)  # begun at its first value
-            self.averages[task] = self.beta * before + (1 - self.beta) * log_gradient
+            self.averages[task] = self.beta * self.averages.get(task, 0.0) + (1 - self.beta) * log_gradient
         chosen = [self.averages[task] for task in (range(len(rows)) if tasks is None else tasks)]
         norms = [np.linalg.norm(each) for each in chosen]
         return max(norms) * sum(each / norm for each, norm in zip(chosen, norms, strict=True) if norm)
@@ -41,7 +40,7 @@ def test_a_run_follows_the_algorithm(network, beta):
 
 
 def test_the_gradients_averaged_are_those_of_the_logarithms(network):
-    model, strategy = network(2), DBMTL(2)
+    model, strategy = network(2), DBMTL(2, beta=0.0)
     logs = torch.stack(model.losses(model.encoder(model.rows))).log()
     expected = [
         torch.cat([part.flatten() for part in torch.autograd.grad(each, model.encoder.parameters(), retain_graph=True)])
@@ -65,9 +64,19 @@ def test_the_scale_of_a_loss_changes_nothing(network, factors):
         scaled.step()
 
 
+def test_the_averages_begin_at_0():
+    """The first gradient is one among those averaged, and no larger part of them than the others."""
+    strategy, ones = DBMTL(2, beta=0.5), torch.ones(2, dtype=torch.float64)
+    strategy.combine(ones, torch.tensor([[4.0, 0.0], [0.0, 4.0]], dtype=torch.float64))
+    answer = strategy.combine(ones, torch.tensor([[4.0, 0.0], [4.0, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(strategy.averages.values, torch.tensor([[3.0, 0.0], [2.0, 1.0]]).double())
+    expected = 3.0 * (torch.tensor([1.0, 0.0]) + torch.tensor([2.0, 1.0]) / 5**0.5)
+    torch.testing.assert_close(answer.direction, expected.double())
+
+
 def test_all_gradients_are_made_as_long_as_the_longest():
     rows = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    answer = DBMTL(3).combine(torch.ones(3).double(), rows)
+    answer = DBMTL(3, beta=0.0).combine(torch.ones(3).double(), rows)
     torch.testing.assert_close(answer.direction, torch.tensor([3.0, 3.0, 3.0]).double())
 
 
@@ -86,14 +95,14 @@ def test_a_task_that_is_absent_keeps_its_average(network):
 @pytest.mark.parametrize("size", [1e-25, 1e25])
 def test_norms_whose_squares_leave_float32_are_norms_still(size):
     rows = torch.tensor([[size, 0.0], [0.0, 1.0]])
-    found = DBMTL(2).combine(torch.ones(2).double(), rows).direction
+    found = DBMTL(2, beta=0.0).combine(torch.ones(2).double(), rows).direction
     longest = max(size, 1.0)
     torch.testing.assert_close(found, torch.tensor([longest, longest]))
 
 
 def test_a_zero_gradient_adds_nothing():
     rows = torch.tensor([[0.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
-    assert DBMTL(2).combine(torch.ones(2).double(), rows).direction.tolist() == [0.0, 2.0]
+    assert DBMTL(2, beta=0.0).combine(torch.ones(2).double(), rows).direction.tolist() == [0.0, 2.0]
 
 
 def test_evaluation_averages_nothing():
