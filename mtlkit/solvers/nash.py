@@ -41,7 +41,7 @@ class Solution(NamedTuple):
 def nash_weights(gramian: Any, alpha: float = 1.0, *, limit: int = _LIMIT) -> Solution:
     """Return the weights w > 0 with M w = w^(-1/alpha), entry by entry.
 
-    alpha = 1 is Nash-MTL (Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik, Fetaya, ICML 2022, claim 3.1): each
+    alpha = 1 is Nash-MTL (Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik, Fetaya, ICML 2022, algorithm 1): each
     w_i (Mw)_i is 1, so ||G w||^2 = T. Other alpha are FairGrad (Ban, Ji, ICML 2024).
 
     Method: w minimises 0.5 w'Mw - sum_i phi(w_i), phi'(w) = w^(-1/alpha), which is convex: damped Newton, on

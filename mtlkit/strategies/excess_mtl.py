@@ -22,7 +22,7 @@ _STEEPEST = 50.0  # the largest exponent of one step: it keeps the weights finit
 
 
 class ExcessMTL(Strategy):
-    """Robust multi-task learning by excess risks (He, Zhou, Zhang, Lin, Zhao, ICML 2024, algorithm 1).
+    """Robust multi-task learning by excess risks (He, Zhou, Zhang et al., ICML 2024, equations 6 to 9).
 
     The excess risk of a task, how far its loss is above the least that it could be, is estimated from its gradient and
     from the sum of its squares so far, a diagonal stand-in for the Hessian:
@@ -31,6 +31,9 @@ class ExcessMTL(Strategy):
         w_i <- w_i exp(eta E_i),  scaled to sum to K
 
     with w = 1 at the start. With tasks absent, the sum over those present is what is kept.
+
+    Departures from the paper: the weights sum to K, not to 1, so that the scale is that of equal weights of 1; what an
+    excess risk is relative to is its first value, as in the authors' code, and no average over the first epochs.
 
     Memory: the roots of the sums of squares, as much as the gradients of all tasks.
 

@@ -18,7 +18,7 @@ _SMALLEST = 1e-20
 
 
 class GLS(Strategy):
-    """Geometric loss strategy (Chennupati, Sistu, Yogamani, Rawashdeh, CVPR Workshops 2019, equation 2).
+    """Geometric loss strategy (Chennupati, Sistu, Yogamani, Rawashdeh, CVPR Workshops 2019).
 
         minimise exp(mean_i log L_i),  so w_i = dTotal/dL_i = Total / (K L_i)
 

@@ -32,8 +32,9 @@ class GradDrop(Strategy):
     so that there the gradients that are kept agree in sign; where all agree, nothing is dropped. The heads get their
     own gradients.
 
-    Departure from the paper: it may multiply the gradients by the features before it looks at their signs; here the
-    signs are the gradients' own.
+    Departures from the paper: where the gradients are those of single examples, its algorithm looks at the signs of
+    their products with the features' signs, summed over the batch; here each example's entry is judged by the
+    gradients' own signs. Its monotonic function of P is the identity here.
 
     Args:
         n_tasks: The number of tasks.

@@ -48,7 +48,7 @@ class GradNorm(Strategy):
         lr: The learning rate of the weights, which take a step at each backward pass.
         optimizer: How the weights descend: ``adam``, or ``sgd`` for plain gradient steps.
         initial_loss: What L_i(0) is: the ``first`` loss seen, or ``log-classes``, the loss log C of a uniform guess,
-            for the tasks that are classifications (section 3.2).
+            for the tasks that are classifications (footnote 2).
     """
 
     needs: ClassVar[Needs] = Needs.GRAMIAN

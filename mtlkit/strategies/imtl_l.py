@@ -18,7 +18,7 @@ __all__ = ["IMTLL"]
 
 
 class IMTLL(Strategy):
-    """Impartial multi-task learning, the loss balance (Liu, Li, Kuang et al., ICLR 2021, section 3.2).
+    """Impartial multi-task learning, the loss balance (Liu, Li, Kuang et al., ICLR 2021, equation 6).
 
         minimise sum_i exp(s_i) L_i - s_i  over the model and over s
 

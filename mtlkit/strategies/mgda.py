@@ -52,10 +52,10 @@ class MGDA(GramianStrategy):
 
 
 class MGDAUB(MGDA):
-    """MGDA's upper bound (Sener, Koltun, NeurIPS 2018, equation 4): ``mgda`` at the features.
+    """MGDA's upper bound (Sener, Koltun, NeurIPS 2018, section 3.3): ``mgda`` at the features.
 
     The gradients are those at the representation that the heads share, kept for each example, so that no backward pass
-    through the encoder is spent on any task.
+    through the encoder is spent on any task. A head gets its loss's own gradient.
 
     Args:
         n_tasks: The number of tasks.

@@ -27,6 +27,8 @@ class MoCo(Strategy):
     with the projection on the simplex, lambda = 1/K and Y = 0 at the start. The heads get their losses' gradients
     weighted by lambda.
 
+    Departure from the paper: beta and gamma are constants, where it lets them change from step to step.
+
     Memory: Y, as much as the gradients of all tasks.
 
     Args:

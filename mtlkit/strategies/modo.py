@@ -51,8 +51,6 @@ class SimplexWalk(nn.Module):
 class MoDo(GramianStrategy):
     """Multi-objective gradient with double sampling (Chen, Fernando, Ying, Chen, NeurIPS 2023).
 
-    Algorithm 2:
-
         lambda <- project(lambda - gamma (M + rho I) lambda),  d = sum_i lambda_i g_i
 
     with the projection on the simplex, and lambda = 1/K at the start: a single step towards the weights of ``mgda`` at

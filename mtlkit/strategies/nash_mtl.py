@@ -23,7 +23,7 @@ _LARGEST = 1e30  # what a weight is at most: beyond, it would leave float32 for 
 class FairGrad(GramianStrategy):
     """Fair resource allocation (Ban, Ji, ICML 2024).
 
-    The direction of the greatest alpha-fair utility of the tasks' improvements (equation 6):
+    The direction of the greatest alpha-fair utility of the tasks' improvements (algorithm 1):
 
         M w = w^(-1/alpha),  elementwise,  d = sum_i w_i g_i
 
@@ -63,17 +63,16 @@ class FairGrad(GramianStrategy):
 
 
 class NashMTL(FairGrad):
-    """The Nash bargaining solution (Navon, Shamsian, Achituve et al., ICML 2022).
-
-    Claim 3.1 and equation 1:
+    """The Nash bargaining solution (Navon, Shamsian, Achituve et al., ICML 2022, algorithm 1).
 
         M a = 1 / a,  elementwise,  d = sum_i a_i g_i,  so that ||d||^2 = K
 
     The direction does not change when a loss is scaled. Where there is no solution, as for ``fairgrad``, the last good
     weights are used.
 
-    Departures from the paper: the equations are solved exactly at every step, by Newton's method, in place of a
-    sequence of convex approximations.
+    Departure from the paper: the equations are solved exactly at every step, by Newton's method, in place of a
+    sequence of convex approximations. The authors' code also divides M by its norm, so that the direction grows with
+    the gradients, and then shortens it to at most 1; here its length is sqrt(K), as the equations say.
 
     Args:
         n_tasks: The number of tasks.

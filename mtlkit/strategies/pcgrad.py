@@ -51,7 +51,7 @@ class PCGrad(GramianStrategy):
 
 
 class GradVac(GramianStrategy):
-    """Gradient vaccine (Wang, Tsvetkov, Firat, Cao, ICLR 2021, algorithm 1 and equation 3).
+    """Gradient vaccine (Wang, Tsvetkov, Firat, Cao, ICLR 2021).
 
     As ``pcgrad``, but towards the cosine phi_hat_ij that the two tasks' gradients usually have: with phi the cosine of
     gh_i and g_j, where phi < phi_hat_ij,

@@ -19,7 +19,7 @@ __all__ = ["SDMGrad"]
 
 
 class SDMGrad(GramianStrategy):
-    """Direction-oriented multi-objective learning (Xiao, Ban, Ji, NeurIPS 2023, equations 6 and 7).
+    """Direction-oriented multi-objective learning (Xiao, Ban, Ji, NeurIPS 2023).
 
     With g_0 the mean gradient and g_w = sum_i w_i g_i,
 

@@ -20,7 +20,7 @@ __all__ = ["STCH"]
 
 
 class STCH(Strategy):
-    """Smooth Tchebycheff scalarisation (Lin, Zhang, Yang et al., ICML 2024, equation 10).
+    """Smooth Tchebycheff scalarisation (Lin, Zhang, Yang et al., ICML 2024).
 
         minimise mu log sum_i exp(lambda_i (L_i - z_i) / mu)
 
@@ -28,7 +28,9 @@ class STCH(Strategy):
     warm-up the weights are 1. Afterwards they are the effective ones, lambda_i times a softmax of what stands in the
     exponent.
 
-    Departures from the paper: the objective is multiplied by K, so that equal tasks weigh 1 each.
+    Departures from the paper: the objective is multiplied by K, so that equal tasks weigh 1 each, and lambda need not
+    sum to 1. The authors' code takes logarithms of the losses, each relative to its mean in the warm-up; here they are
+    the losses themselves, as in the paper's equation.
 
     Args:
         n_tasks: The number of tasks.

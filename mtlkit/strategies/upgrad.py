@@ -19,7 +19,7 @@ __all__ = ["DualProj", "UPGrad"]
 
 
 class UPGrad(GramianStrategy):
-    """Unconflicting projection of gradients (Quinton, Rey, 2024, equation 5).
+    """Unconflicting projection of gradients (Quinton, Rey, 2024, equations 4 to 6).
 
     Each gradient is projected on the dual cone of all, {d : d . g_j >= 0 for all j}, and the projections are averaged:
 
@@ -39,13 +39,14 @@ class UPGrad(GramianStrategy):
 
 
 class DualProj(GramianStrategy):
-    """The mean gradient, projected on the dual cone (GEM; Lopez-Paz, Ranzato, NeurIPS 2017).
-
-    Equations 8 to 11:
+    """The mean gradient, projected on the dual cone (GEM; Lopez-Paz, Ranzato, NeurIPS 2017, equation 11).
 
         w = argmin over v >= u of v' M v,  u = 1/K,  d = sum_i w_i g_i
 
     so that d hurts no task, to first order, and is otherwise as near to the mean gradient as can be.
+
+    Departure from the paper, whose tasks come one after another: it projects the gradient of the latest of them on the
+    cone of those before, and here it is the mean of all that is projected.
 
     Args:
         n_tasks: The number of tasks.
