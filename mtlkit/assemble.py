@@ -263,19 +263,23 @@ def _schedule(config: RunConfig) -> Schedule:
     return Schedule(shape=options.pop("name"), **options)
 
 
+def _steps_per_epoch(resolved: Resolved, groups: Sequence[SourceGroup]) -> int:
+    known = [group.stream.batches for group in groups if group.stream.batches is not None]
+    if not known:
+        path: SettingPath = ("training", "steps_per_epoch")
+        raise resolved.problem("No source knows how many batches it has, so an epoch has no length", path, "Give one.")
+    return math.ceil(max(known) / resolved.config.training.accumulate)
+
+
 def _plan(resolved: Resolved, tasks: Sequence[BoundTask], groups: Sequence[SourceGroup]) -> Plan:
     config = resolved.config
     training, evaluation, checkpoints = config.training, config.evaluation, config.checkpoints
-    known = [group.stream.batches for group in groups if group.stream.batches is not None]
-    if not known and training.steps_per_epoch is None:
-        path: SettingPath = ("training", "steps_per_epoch")
-        raise resolved.problem("No source knows how many batches it has, so an epoch has no length", path, "Give one.")
-    steps_per_epoch = training.steps_per_epoch or math.ceil(max(known) / training.accumulate)
+    steps_per_epoch = training.steps_per_epoch or _steps_per_epoch(resolved, groups)
     label, slash, metric = checkpoints.best.partition("/")
     if slash:
         bound = next(bound for bound in tasks if bound.label == label)
         known = bound.fresh_metrics(resolved.device)
-        path = ("checkpoints", "best")
+        path: SettingPath = ("checkpoints", "best")
         if metric not in known:
             raise resolved.problem(f"Task '{label}' has no metric '{metric}'", path, closest(metric, list(known)))
         if known[metric].higher_is_better is None:
