@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,13 +27,9 @@ class InMemoryStream(Stream):
     def __init__(self, split: Split, order: Order, *, batch_size: int) -> None:
         self.split = split
         self.order = order
+        self.rows = len(split)
         self.batch_size = min(batch_size, len(split))
         self.position = 0
-
-    @property
-    def batches(self) -> int:
-        """The number of batches in one pass over the rows."""
-        return math.ceil(len(self.split) / self.batch_size)
 
     def next(self) -> Split:
         """Return the next batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -15,15 +16,17 @@ class Stream(ABC):
     """Endless batches of equal size, whose place can be saved and gone back to.
 
     Attributes:
+        rows: How many rows one pass has; None where it is unknown.
         batch_size: Rows in a batch.
     """
 
+    rows: int | None
     batch_size: int
 
     @property
-    @abstractmethod
     def batches(self) -> int | None:
         """The number of batches in one pass over the rows, the last one whole or not; None where it is unknown."""
+        return None if self.rows is None else math.ceil(self.rows / self.batch_size)
 
     @abstractmethod
     def next(self) -> Split:
