@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from mtlkit.model import MultiTaskModel
 from mtlkit.resolve import Part, Resolved
 from mtlkit.schedule import Schedule
 from mtlkit.specs import FeatureSpec, InputSpec
+from mtlkit.stems import Chain, Stem
 from mtlkit.strategies.base import Over, Strategy
 from mtlkit.task import Source, Split, Task
 from mtlkit.tensors import joined
@@ -44,9 +45,9 @@ def build(resolved: Resolved) -> Experiment:
     seed, dtype = config.run.seed, _DTYPES[config.training.precision]
     tasks = [_bound(resolved, index) for index in range(len(resolved.tasks))]
     groups = _groups(resolved, tasks, dtype)
-    inputs = _common_row(tasks, groups)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        architecture = _architecture(resolved, inputs)
+        stems = [_stem(resolved, tasks, group) for group in groups]
+        architecture = _architecture(resolved, _common_row(tasks, groups, stems))
         heads: dict[str, nn.Module] = {}
         for bound in tasks:
             # By its label alone, so that a task starts from the same head whichever others it is trained with.
@@ -56,8 +57,14 @@ def build(resolved: Resolved) -> Experiment:
             if not isinstance(heads[bound.label], nn.Module):
                 raise PluginError(f"The head of task '{bound.label}' is no torch module ({bound.provider}).")
         strategy = _strategy(resolved, tasks)
-    model = MultiTaskModel(architecture, heads).to(device, dtype)
-    _prepare(architecture, groups)
+    of_tasks = {
+        tasks[index].label: stem
+        for group, stem in zip(groups, stems, strict=True)
+        for index in group.tasks
+        if stem is not None
+    }
+    model = MultiTaskModel(architecture, heads, of_tasks).to(device, dtype)
+    _prepare(architecture, groups, stems)
     strategy.to(device)
     plan = _plan(resolved, tasks, groups)
     return Experiment(
@@ -142,10 +149,10 @@ def _group(
         if not labelled.any():
             raise DataError(f"Task '{bound.label}' has no labelled training row ({bound.provider}).")
         complete = complete and bool(labelled.all())
-    seed = derived_seed(config.run.seed, "rows", *sorted(_origin(source)))
-    order = Order(len(splits["train"]), seed=seed)
+    origin = tuple(sorted(_origin(source)))
+    order = Order(len(splits["train"]), seed=derived_seed(config.run.seed, "rows", *origin))
     stream = InMemoryStream(splits["train"], order, batch_size=sizes[members[0]])
-    return SourceGroup(tuple(members), splits, stream, complete)
+    return SourceGroup(tuple(members), splits, stream, complete, source, origin)
 
 
 def _origin(source: Source) -> list[str]:
@@ -172,27 +179,72 @@ def _check_columns(bound: BoundTask, given: Any) -> None:
             )
 
 
-def _common_row(tasks: Sequence[BoundTask], groups: Sequence[SourceGroup]) -> InputSpec:
-    rows = [describe(group.splits) for group in groups]
+def _stem(resolved: Resolved, tasks: Sequence[BoundTask], group: SourceGroup) -> nn.Module | None:
+    """Return what a group's rows pass through before the encoder; None where they go straight to it."""
+    first = tasks[group.tasks[0]]
+    named = resolved.stems[group.tasks[0]]
+    for index in group.tasks[1:]:
+        if _plain_stem(resolved.stems[index]) != _plain_stem(named):
+            what = f"Tasks that share a source share its stem, and '{first.label}' and '{tasks[index].label}' differ"
+            raise resolved.problem(what, ("tasks", index), "Give them the same stem.")
+    inputs = describe(group.splits)
+    torch.manual_seed(derived_seed(resolved.config.run.seed, "stem", *group.origin))
+    if named is None:
+        with first.blame("stem"):
+            declared = group.source.stem(inputs)
+        if declared is not None and not isinstance(getattr(declared, "rows", None), InputSpec):
+            raise PluginError(
+                f"The stem of the source of task '{first.label}' says in its attribute 'rows', an mtlkit.InputSpec, "
+                f"what it makes of a row; it has none ({first.provider})."
+            )
+        return declared
+    made: list[Stem] = []
+    for part in named:
+        with _refusals(resolved, part, part.path):
+            made.append(part.component(made[-1].rows if made else inputs, **part.options))
+    return Chain(made) if made else None
+
+
+def _plain_stem(named: Sequence[Part] | None) -> object:
+    return None if named is None else [(part.component, part.plain_options) for part in named]
+
+
+def _common_row(
+    tasks: Sequence[BoundTask], groups: Sequence[SourceGroup], stems: Sequence[nn.Module | None]
+) -> InputSpec:
+    """Return what a row is to the encoder, once it has passed through its stem."""
+    given = [describe(group.splits) for group in groups]
+    rows: list[InputSpec] = [
+        row if stem is None else cast("InputSpec", stem.rows) for row, stem in zip(given, stems, strict=True)
+    ]
     if any(row.shapes != rows[0].shapes for row in rows):
         shapes = "; ".join(
             f"{' and '.join(repr(tasks[index].label) for index in group.tasks)}: {row}"
-            for group, row in zip(groups, rows, strict=True)
+            + (f" (made of {before} by its stem)" if row is not before else "")
+            for group, row, before in zip(groups, rows, given, strict=True)
         )
-        raise DataError(f"One encoder takes rows of one shape, and the tasks' sources have several: {shapes}.")
+        raise DataError(
+            f"One encoder takes rows of one shape, and the tasks' sources have several: {shapes}. A stem makes rows "
+            "of another shape, such as resize, flatten, patch, linear or embed at tasks[].stem."
+        )
     return InputSpec.covering(rows)
 
 
-def _prepare(architecture: Architecture, groups: Sequence[SourceGroup]) -> None:
+def _prepare(architecture: Architecture, groups: Sequence[SourceGroup], stems: Sequence[nn.Module | None]) -> None:
     """Show the training rows to the encoders that read something off them."""
     encoders = [module for module in architecture.modules() if isinstance(module, Encoder)]
     encoders = [encoder for encoder in encoders if type(encoder).prepare is not Encoder.prepare]
     if not encoders:
         return
-    inputs = [group.splits["train"].inputs for group in groups]
-    rows = inputs[0] if len(inputs) == 1 else joined(inputs)
-    for encoder in encoders:
-        encoder.prepare(rows)
+    inputs = []
+    with torch.no_grad():
+        for group, stem in zip(groups, stems, strict=True):
+            rows = group.splits["train"].inputs
+            inputs.append(rows if stem is None else stem.eval()(rows))
+            if stem is not None:
+                stem.train()
+        for encoder in encoders:
+            encoder.prepare(inputs[0] if len(inputs) == 1 else joined(inputs))
 
 
 def _architecture(resolved: Resolved, inputs: InputSpec) -> Architecture:

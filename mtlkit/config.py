@@ -64,6 +64,11 @@ def default_label(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name.rpartition(":")[2])[:80]
 
 
+def _listed(value: object) -> object:
+    """Let one stem stand for a list of one."""
+    return [value] if isinstance(value, str | dict) else value
+
+
 def _section(section: str) -> BeforeValidator:
     return BeforeValidator(functools.partial(named, default=DEFAULT_NAMES[section]))
 
@@ -112,6 +117,10 @@ class TaskConfig(Section):
     """A constant factor on the weight that the strategy gives; with strategy `fixed` it is the task's alpha."""
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Rows of this task's source in a batch; `training.batch_size` by default. Tasks that share a source share it."""
+    stem: Annotated[list[Annotated[Component, BeforeValidator(named)]] | None, BeforeValidator(_listed)] = None
+    """What this task's rows pass through before the encoder, one stem or a list of them: `resize`, `flatten`, `patch`,
+    `linear` or `embed`, options beside the name; what its source declares by default. Tasks that share a source share
+    it."""
     options: dict[str, Any] = {}
     """The task's own options; `mtlkit show tasks NAME` lists them."""
 

@@ -14,7 +14,7 @@ from mtlkit.errors import MtlkitError, PluginError
 from mtlkit.model import MultiTaskModel
 from mtlkit.schedule import Schedule
 from mtlkit.strategies.base import Over, Strategy
-from mtlkit.task import Split, Task
+from mtlkit.task import Source, Split, Task
 from mtlkit.tensors import Tensors, told
 
 if TYPE_CHECKING:
@@ -71,12 +71,16 @@ class SourceGroup:
         splits: The rows: train, validation and test.
         stream: The training batches.
         complete: Whether every training row has a label for every one of these tasks.
+        source: Where the rows come from.
+        origin: What the source is, as plain text, whichever tasks it is drawn beside.
     """
 
     tasks: tuple[int, ...]
     splits: Mapping[str, Split]
     stream: Stream
     complete: bool
+    source: Source
+    origin: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from mtlkit.errors import ConfigError, MtlkitError, PluginError, Problem, closes
 from mtlkit.options import Signature, signature_of
 from mtlkit.problems import as_json, child
 from mtlkit.registry import Record, Registry
+from mtlkit.stems import STEMS
 from mtlkit.yamlfile import Document, SettingPath, dotted
 
 __all__ = ["Part", "Resolved", "optimizers", "resolve"]
@@ -88,6 +89,7 @@ class Resolved:
         optimizer: The optimizer.
         tasks: The tasks, in order.
         labels: What the run calls them.
+        stems: The stems that the configuration names for each task; None where its source says.
         hooks: The plugins that are told of the run's events.
         device: Where it will run.
         registry: What the configuration leaves of what is installed.
@@ -101,6 +103,7 @@ class Resolved:
     optimizer: Part
     tasks: Sequence[Part]
     labels: Sequence[str]
+    stems: Sequence[Sequence[Part] | None]
     hooks: Sequence[Part]
     device: torch.device
     registry: Registry
@@ -118,9 +121,12 @@ class Resolved:
             part: Part = getattr(self, section)
             name = part.record.qualified if part.record else plain[section]["name"]
             plain[section] = {"name": name, **part.plain_options}
-        for task, part, label in zip(plain["tasks"], self.tasks, self.labels, strict=True):
+        for task, part, label, stem in zip(plain["tasks"], self.tasks, self.labels, self.stems, strict=True):
             name = part.record.qualified if part.record else task["name"]
             task |= {"name": name, "label": label, "options": part.plain_options}
+            if stem is not None:
+                named_stems = zip(task["stem"], stem, strict=True)
+                task["stem"] = [{"name": each["name"], **given.plain_options} for each, given in named_stems]
             task["batch_size"] = task["batch_size"] or plain["training"]["batch_size"]
         plain["hooks"] = [
             {"name": part.record.qualified if part.record else "", **part.plain_options} for part in self.hooks
@@ -150,6 +156,7 @@ def resolve(document: Document, registry: Registry) -> Resolved:
     strategy = resolver.component("strategy", "strategies")
     optimizer = resolver.optimizer()
     tasks, labels = resolver.tasks()
+    stems = resolver.stems()
     device = resolver.device()
     resolver.check_best(labels)
     hooks = resolver.hooks()
@@ -164,6 +171,7 @@ def resolve(document: Document, registry: Registry) -> Resolved:
         optimizer=cast("Part", optimizer),
         tasks=tasks,
         labels=labels,
+        stems=stems,
         hooks=hooks,
         device=device,
         registry=resolver.registry,
@@ -304,6 +312,32 @@ class _Resolver:
             if part is not None:
                 parts.append(part)
         return parts, labels
+
+    def stems(self) -> list[list[Part] | None]:
+        """Return the stems that each task names."""
+        listed = child(self.document.data, "tasks")
+        found: list[list[Part] | None] = []
+        for index in range(len(listed) if isinstance(listed, list) else 0):
+            task = self.section(("tasks", index), TaskConfig)
+            if task is None or task.stem is None:
+                found.append(None)
+                continue
+            path: SettingPath = ("tasks", index, "stem")
+            places = [(*path, number) for number in range(len(task.stem))]
+            if not isinstance(child(child(cast("list[Any]", listed), index), "stem"), list):
+                places = [path]  # one, that stands for a list of one
+            parts = [
+                self.attempt(functools.partial(self._load_stem, stem, place), place)
+                for stem, place in zip(task.stem, places, strict=True)
+            ]
+            found.append([part for part in parts if part is not None])
+        return found
+
+    def _load_stem(self, found: Component, path: SettingPath) -> Part:
+        if found.name not in STEMS:
+            raise ConfigError(Problem(f"Unknown stem '{found.name}'", remedy=closest(found.name, list(STEMS))))
+        signature = signature_of(STEMS[found.name])
+        return Part(STEMS[found.name], signature, signature.check(found.options, self.document, path), path)
 
     def check_best(self, labels: Sequence[str]) -> None:
         """Check that the rule for the best weights names a task."""

@@ -32,6 +32,11 @@ class InputSpec:
         """The number of values in one row."""
         return sum(part.size for part in self.parts.values()) if self.parts else math.prod(self.shape)
 
+    @property
+    def is_image(self) -> bool:
+        """Whether a row is an image: channels, height, width."""
+        return len(self.shape) == 3  # noqa: PLR2004 - which are three
+
     def __str__(self) -> str:
         """Tell of the shape, as an error message does."""
         return _told(self.shape, self.parts)

@@ -116,6 +116,17 @@ class Source(ABC):
             ``train`` by seed. The same source returns the same rows each time, and leaves global random state alone.
         """
 
+    def stem(self, inputs: InputSpec) -> nn.Module | None:  # noqa: ARG002 - for those that override it
+        """Return what the rows pass through before the encoder, a new module each time; None where nothing is needed.
+
+        For rows that no encoder takes as they are. What it makes of a row is its attribute ``rows``, an
+        :class:`~mtlkit.specs.InputSpec`, as in :class:`~mtlkit.stems.Stem`. A configuration may name another stem.
+
+        Args:
+            inputs: What one row is.
+        """
+        return None
+
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
 

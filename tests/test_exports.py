@@ -44,6 +44,7 @@ PUBLIC = [
     "heads",
     "hookimpl",
     "plugin",
+    "stems",
     "strategies",
     "testing",
     "train",

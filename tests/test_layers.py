@@ -31,6 +31,7 @@ MATHS = {
     "schedule",
     "solvers",
     "specs",
+    "stems",
     "tensors",
     "strategies",
     "task",

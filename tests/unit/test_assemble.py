@@ -462,6 +462,7 @@ class TestPlain:
             "label": "colour",
             "weight": 1.0,
             "batch_size": 64,
+            "stem": None,
             "options": {"width": 4, "smoothing": 0.0},
         }
         assert [task["label"] for task in plain["tasks"]] == ["colour", "cost"]
