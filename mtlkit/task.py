@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ LossKind = Literal["classification", "regression", "laplace", "other"]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows in memory: the inputs, and one column of targets for each task that the rows have labels for.
+    """Rows in columns: the inputs, and one column of targets for each task that the rows have labels for.
 
     NumPy arrays, memory-mapped ones too, are taken as they are, without a copy; anything else goes through
     ``torch.as_tensor``.
@@ -38,30 +40,33 @@ class Split:
         inputs: The rows ``[N, *]``, or a mapping of several tensors by name, each ``[N, *]``.
         targets: Columns ``[N, *]`` by name. A row has no label for a task where a floating-point target is NaN, or
             an integer target is the task's ``missing`` marker.
+        is_mapped: Whether a column is memory-mapped: its rows are on the disk until they are read.
 
     Raises:
-        DataError: If there is no row, or a column has another number of rows than the inputs.
+        DataError: If there is no row, a column has another number of rows than the inputs, or torch has no such dtype.
     """
 
     inputs: Tensors
     targets: Mapping[str, Tensor]
+    is_mapped: bool = field(init=False)
 
     def __post_init__(self) -> None:
         given: Any = self.inputs
-        inputs = {n: _as_tensor(p) for n, p in given.items()} if isinstance(given, Mapping) else _as_tensor(given)
-        object.__setattr__(self, "inputs", inputs)
-        object.__setattr__(self, "targets", {name: _as_tensor(column) for name, column in self.targets.items()})
+        columns = {f"Input '{n}'": p for n, p in given.items()} if isinstance(given, Mapping) else {"The input": given}
+        columns |= {f"Target column '{name}'": column for name, column in self.targets.items()}
+        made = {what: _as_tensor(column, what) for what, column in columns.items()}
+        inputs: Tensors = {n: made[f"Input '{n}'"] for n in given} if isinstance(given, Mapping) else made["The input"]
+        targets = {name: made[f"Target column '{name}'"] for name in self.targets}
+        self._set(inputs, targets, is_mapped=any(map(_is_mapped, columns.values())))
         if isinstance(inputs, dict) and not inputs:
             raise DataError("A split's inputs are one tensor, or several by name; received none.")
         for part in listed(inputs):
             if part.ndim == 0 or len(part) == 0:
                 raise DataError(f"A split needs at least one row; its inputs have shape {tuple(part.shape)}.")
-        named = {f"Input '{n}'": p for n, p in inputs.items()} if isinstance(inputs, dict) else {}
-        named |= {f"Target column '{name}'": column for name, column in self.targets.items()}
-        for name, column in named.items():
+        for what, column in made.items():
             if column.ndim == 0 or len(column) != len(self):
                 raise DataError(
-                    f"{name} has shape {tuple(column.shape)}, and the inputs have {len(self)} "
+                    f"{what} has shape {tuple(column.shape)}, and the inputs have {len(self)} "
                     "rows: every column needs one entry for each row."
                 )
 
@@ -82,8 +87,9 @@ class Split:
 
     def take(self, rows: Tensor) -> Self:
         """Return these rows, in this order: a batch is a small split."""
-        inputs = apply(lambda part: part[rows], self.inputs)
-        return type(self)(inputs, {name: column[rows] for name, column in self.targets.items()})
+        # Twice as fast as indexing by [], and it reads no row of a memory-mapped column but these.
+        inputs = apply(lambda part: part.index_select(0, rows), self.inputs)
+        return self._made(inputs, {name: column.index_select(0, rows) for name, column in self.targets.items()})
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """Return the split on a device, its floating-point columns in `dtype` and its integer targets in int64."""
@@ -92,11 +98,40 @@ class Split:
             return column.to(device, dtype if column.is_floating_point() else integers)
 
         inputs = apply(lambda part: moved(part, part.dtype), self.inputs)
-        return type(self)(inputs, {name: moved(column, torch.int64) for name, column in self.targets.items()})
+        return self._made(inputs, {name: moved(column, torch.int64) for name, column in self.targets.items()})
+
+    def _made(self, inputs: Tensors, targets: Mapping[str, Tensor]) -> Self:
+        """Return a split of columns that are known to fit: a batch is made many times, and checked never."""
+        made = object.__new__(type(self))
+        made._set(inputs, targets, is_mapped=False)
+        return made
+
+    def _set(self, inputs: Tensors, targets: Mapping[str, Tensor], *, is_mapped: bool) -> None:
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "targets", targets)
+        object.__setattr__(self, "is_mapped", is_mapped)
 
 
-def _as_tensor(column: Any) -> Tensor:
-    return column if isinstance(column, Tensor) else torch.as_tensor(column)
+def _as_tensor(column: Any, what: str) -> Tensor:
+    if isinstance(column, Tensor):
+        return column
+    try:
+        with warnings.catch_warnings():
+            # Of an array that cannot be written to, such as a file that is mapped to be read. No row is written to.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.as_tensor(column)
+    except (TypeError, ValueError, RuntimeError) as error:
+        received = f"dtype {column.dtype}" if isinstance(column, np.ndarray) else f"type {type(column).__name__}"
+        raise DataError(f"{what} has {received}, of which torch makes no tensor: {error}") from error
+
+
+def _is_mapped(column: object) -> bool:
+    """Return whether an array is a view of a memory-mapped one."""
+    while isinstance(column, np.ndarray):
+        if isinstance(column, np.memmap):
+            return True
+        column = column.base
+    return False
 
 
 class Source(ABC):

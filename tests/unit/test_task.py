@@ -37,6 +37,30 @@ def test_numpy_arrays_are_taken_without_a_copy():
     assert made.targets["y"][1] == 7
 
 
+@pytest.mark.parametrize("view", [lambda a: a, np.asarray, lambda a: np.asarray(a)[1:, ::2]])
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_memory_mapped_arrays_are_taken_without_a_copy_and_known_as_such(tmp_path, view, mode):
+    np.arange(24, dtype=np.float32).reshape(6, 4).tofile(tmp_path / "rows.bin")
+    rows = view(np.memmap(tmp_path / "rows.bin", np.float32, mode, shape=(6, 4)))
+    made = Split(rows, {"y": np.zeros(len(rows))})
+    assert made.inputs.data_ptr() == rows.ctypes.data
+    assert made.is_mapped
+    assert Split({"a": np.zeros(len(rows)), "b": rows}, {}).is_mapped
+    assert Split(np.zeros(len(rows)), {"y": rows}).is_mapped
+    batch = made.take(torch.tensor([4, 0]))
+    assert batch.inputs.tolist() == rows[[4, 0]].tolist()
+    assert not batch.is_mapped
+    assert not split().is_mapped
+
+
+@pytest.mark.parametrize("column", [np.array(["a", "b"]), np.array([None, 1]), object(), [[1.0], [1.0, 2.0]]])
+def test_what_torch_makes_no_tensor_of_is_refused_by_its_name(column):
+    with pytest.raises(DataError, match=r"Target column 'y' has (d?type .*, of which torch makes no tensor)"):
+        Split(torch.zeros(2, 1), {"y": column})
+    with pytest.raises(DataError, match=r"Input 'a' has d?type"):
+        Split({"a": column}, {})
+
+
 def test_lists_are_taken_too():
     made = Split([[1.0, 2.0], [3.0, 4.0]], {"y": [0, 1]})
     assert made.inputs.tolist() == [[1.0, 2.0], [3.0, 4.0]]
