@@ -84,6 +84,6 @@ class MultiTaskModel(nn.Module):
         stems = [stem for key, stem in self.stems.items() if users.count(key) > 1]
         return [*self.architecture.shared_parameters(), *(p for stem in stems for p in stem.parameters())]
 
-    def last_shared_layer(self) -> nn.Module:
-        """Return the last layer that all tasks share."""
+    def last_shared_layer(self) -> nn.Module | Sequence[nn.Module]:
+        """Return the last layer that the tasks share, or several that stand side by side."""
         return self.architecture.last_shared_layer()

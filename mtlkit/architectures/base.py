@@ -34,16 +34,27 @@ class Architecture(nn.Module):
 
         Returns:
             The features for each of these tasks, in their order; where tasks share features it is one and the same
-            tensor, or dict of tensors, so that it is backpropagated once.
+            tensor, or dict of tensors, so that it is backpropagated once. Tasks with features of their own have no
+            inner product there: a strategy that compares gradients at the features sees how large they are, and no
+            conflict.
         """
         raise NotImplementedError
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that more than one task trains."""
+        """Return the parameters that more than one task trains.
+
+        Where gradients are compared at all of these, what one task alone trains, such as a gate or an adapter of its
+        own, is weighted as its head is; elsewhere as the shared parameters are.
+        """
         raise NotImplementedError
 
-    def last_shared_layer(self) -> nn.Module:
-        """Return the last layer that all tasks share: where GradNorm compares the tasks' gradients."""
+    def last_shared_layer(self) -> nn.Module | Sequence[nn.Module]:
+        """Return the last layer that the tasks share: where GradNorm compares their gradients.
+
+        Where several layers stand side by side there, such as the last ones of the experts of a mixture, they are
+        returned together, and the gradients are compared at all their weights. Every task's features depend on one of
+        them at least.
+        """
         raise NotImplementedError
 
     def penalty(self) -> Tensor | None:

@@ -22,8 +22,8 @@ class Sharing(Protocol):
     def shared_parameters(self) -> Iterable[nn.Parameter]:
         """Return the parameters that more than one task trains."""
 
-    def last_shared_layer(self) -> nn.Module:
-        """Return the last layer that all tasks share."""
+    def last_shared_layer(self) -> nn.Module | Sequence[nn.Module]:
+        """Return the last layer that the tasks share, or several that stand side by side."""
 
 
 Features = Tensor | Mapping[str, "Features"] | Sequence["Features"]
@@ -59,17 +59,18 @@ def parameters_of(shared: Shared) -> list[Tensor]:
 
 
 def last_weights(shared: Shared) -> list[Tensor]:
-    """Return the weight of the last shared layer, if it is trained; of parameters, all."""
+    """Return the weight of each last shared layer that is trained; of parameters, all."""
     if isinstance(shared, Sharing):
-        layer = shared.last_shared_layer()
+        found = shared.last_shared_layer()
+        layers = [found] if isinstance(found, nn.Module) else list(found)
     elif isinstance(shared, Encoder):
-        layer = shared.last_layer()
+        layers = [shared.last_layer()]
     elif isinstance(shared, nn.Module):
-        layer = shared
+        layers = [shared]
     else:
         return parameters_of(shared)
-    weight: nn.Parameter = last_weighted_layer(layer).weight
-    return [weight] if weight.requires_grad else []
+    weights: list[nn.Parameter] = [last_weighted_layer(layer).weight for layer in layers]
+    return [weight for weight in weights if weight.requires_grad]
 
 
 def _tensors(features: Features) -> Iterator[Tensor]:

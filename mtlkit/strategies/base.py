@@ -34,12 +34,13 @@ class Over(enum.Enum):
     """Where the per-task gradients are taken."""
 
     LAST_SHARED = "last-shared"
-    """At the weights of the last shared layer: K weight gradients of that one layer."""
+    """At the weights of the last shared layer, or of each that stands there: K weight gradients of it."""
 
     FEATURES = "features"
     """At the features: no more than the heads' backward that is needed anyway.
 
-    Tasks with no features in common, such as those with batches of their own, count as orthogonal.
+    Tasks with no features in common, such as those with batches of their own, or those whom an architecture gives
+    features of their own, count as orthogonal: the Gram matrix is diagonal and shows no conflict.
     """
 
     PARAMETERS = "parameters"

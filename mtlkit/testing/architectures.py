@@ -137,14 +137,14 @@ def _run(architecture: nn.Module, rows: Tensor, *, tasks: Sequence[int]) -> list
     return list(received)
 
 
-def _make(subject: Subject, n_tasks: int, make_encoder: MakeEncoder) -> Architecture:
+def _make(subject: Subject, inputs: InputSpec, n_tasks: int, make_encoder: MakeEncoder) -> Architecture:
     """Build one.
 
     Raises:
         ValueError: If it refuses encoders of this sort, or this number of tasks.
         Nonconformance: If it fails otherwise.
     """
-    facts = {"make_encoder": make_encoder, "n_tasks": n_tasks}
+    facts = {"make_encoder": make_encoder, "n_tasks": n_tasks, "inputs": inputs}
     with asking("Its options"):
         options = subject.checked_options()
         asked = subject.signature.facts
@@ -152,7 +152,7 @@ def _make(subject: Subject, n_tasks: int, make_encoder: MakeEncoder) -> Architec
     require(
         not unknown,
         f"Its constructor takes {', '.join(unknown)}, which no run has to give",
-        "What it is given is called make_encoder and n_tasks; options are keyword-only, after *.",
+        "What it is given is called make_encoder, n_tasks and inputs; options are keyword-only, after *.",
     )
     try:
         architecture: Architecture = subject.component(**{fact: facts[fact] for fact in asked}, **options)
@@ -175,12 +175,12 @@ def _case(subject: Subject, told: str, inputs: InputSpec, make_encoder: MakeEnco
     """
     trial = Trial(
         f"The architecture for {n_tasks} task{'s' if n_tasks > 1 else ''} on {told}",
-        functools.partial(_make, subject, n_tasks, make_encoder),
+        functools.partial(_make, subject, inputs, n_tasks, make_encoder),
         functools.partial(_run, tasks=range(n_tasks)),
         torch.randn(ROWS, *inputs.shape, generator=torch.Generator().manual_seed(0)),
     )
     trial.evaluate(trial.build())
-    return _Case(n_tasks, functools.partial(_make, subject, n_tasks), make_encoder, trial)
+    return _Case(n_tasks, functools.partial(_make, subject, inputs, n_tasks), make_encoder, trial)
 
 
 def _cases(subject: Subject) -> list[_Case]:
@@ -368,20 +368,31 @@ def shared_parameters_are_those_that_tasks_share(subject: Subject) -> None:
 
 @CHECKS
 def last_shared_layer_is_shared_by_all(subject: Subject) -> None:
-    """last_shared_layer() is a layer of its own with a shared weight that every task's features depend on."""
+    """last_shared_layer() is a layer of its own, or several; every task depends on a weight there, and it is shared."""
     for case in _cases(subject):
         architecture = case.build()
         with asking(f"{case.what}, asked for its last_shared_layer(),"):
-            layer = architecture.last_shared_layer()
-        weight = require_weighted(layer, architecture, case.what, "last_shared_layer")
-        if not weight.requires_grad:
+            answer = architecture.last_shared_layer()
+            layers = list(answer) if isinstance(answer, list | tuple) else [answer]
+        remedy = "Return the last layer that all tasks share: GradNorm compares their gradients there."
+        require(layers, f"{case.what} answered last_shared_layer() with no layer", remedy)
+        weights = [require_weighted(layer, architecture, case.what, "last_shared_layer") for layer in layers]
+        if not all(weight.requires_grad for weight in weights):
             continue
-        for task, reached in enumerate(case.reached(architecture, [weight])):
+        for task, reached in enumerate(case.reached(architecture, weights)):
             require(
-                reached[0],
-                f"{case.what} answered last_shared_layer() with {layer}, and the features of task {task} do not "
-                "depend on that layer's weight",
-                "Return the last layer that all tasks share: GradNorm compares their gradients there.",
+                any(reached),
+                f"{case.what} answered last_shared_layer() with {answer}, and the features of task {task} do not "
+                "depend on a weight there",
+                remedy,
+            )
+        shared = set(map(id, case.shared_parameters(architecture)))
+        for layer, weight in zip(layers, weights, strict=True):
+            require(
+                case.n_tasks == 1 or id(weight) in shared,
+                f"{case.what} answered last_shared_layer() with {layer}, and its shared_parameters() do not have that "
+                "layer's weight",
+                remedy,
             )
 
 

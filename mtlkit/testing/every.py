@@ -25,7 +25,7 @@ SUMMARY_LENGTH = 100
 FACTS: dict[str, tuple[str, ...]] = {
     "tasks": (),
     "encoders": ("inputs",),
-    "architectures": ("make_encoder", "n_tasks"),
+    "architectures": ("make_encoder", "n_tasks", "inputs"),
     "strategies": ("n_tasks", "loss_kinds", "n_classes"),
     "plugins": (),
 }

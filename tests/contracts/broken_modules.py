@@ -433,9 +433,45 @@ class NamesATasksLayer(PlainArchitecture):
         return self.own
 
 
+class NamesEachTasksLayer(PlainArchitecture):
+    def begin(self, width):
+        self.own = nn.ModuleList(nn.Linear(width, width) for _ in self.scales)
+
+    def forward(self, inputs, tasks):
+        received = super().forward(inputs, tasks)
+        return [self.own[task](each) for task, each in zip(tasks, received, strict=True)]
+
+    def last_shared_layer(self):
+        return list(self.own)
+
+
+class NamesNoLayer(PlainArchitecture):
+    def last_shared_layer(self):
+        return []
+
+
 class HasNoGradientAtZero(PlainArchitecture):
     def after(self, features):
         return features + (features * 0).sqrt()
+
+
+class AveragesTwo(PlainArchitecture):
+    """The mean of two encoders, whose last layers stand side by side; it is told of the rows."""
+
+    def __init__(self, make_encoder, n_tasks, inputs) -> None:
+        super().__init__(make_encoder, n_tasks)
+        self.other = make_encoder()
+        self.shift = torch.zeros(inputs.shape)
+
+    def forward(self, inputs, tasks):
+        features = (self.encoder(inputs) + self.other(inputs - self.shift.to(inputs))) / 2
+        return [features * self.scales[task] for task in tasks]
+
+    def shared_parameters(self):
+        return [*self.encoder.parameters(), *self.other.parameters()]
+
+    def last_shared_layer(self):
+        return [self.encoder.last_layer(), self.other.last_layer()]
 
 
 class SharesSoftly(Architecture):

@@ -76,13 +76,21 @@ DEFECTS = [
         "shared_parameters_are_its_own",
         broken.CountsData,
         "counts as shared what is none of its parameters .Tensor, Tensor, Tensor",
-        ("shared_parameters_are_those_that_tasks_share", "every_strategy_can_weigh_it"),
+        (
+            "shared_parameters_are_those_that_tasks_share",
+            "last_shared_layer_is_shared_by_all",
+            "every_strategy_can_weigh_it",
+        ),
     ),
     (
         "shared_parameters_are_its_own",
         broken.SharesNothing,
         "for 2 tasks on .* shares no parameter",
-        ("shared_parameters_are_those_that_tasks_share", "every_strategy_can_weigh_it"),
+        (
+            "shared_parameters_are_those_that_tasks_share",
+            "last_shared_layer_is_shared_by_all",
+            "every_strategy_can_weigh_it",
+        ),
     ),
     (
         "shared_parameters_are_those_that_tasks_share",
@@ -93,7 +101,7 @@ DEFECTS = [
     (
         "shared_parameters_are_those_that_tasks_share",
         broken.CountsTooFew,
-        r"does not count 'encoder\.layers\.0\.weight' as shared, and it is trained by the tasks 0, 1\.",
+        r"does not count 'encoder\.layers\.0\.1\.weight' as shared, and it is trained by the tasks 0, 1\.",
         (),
     ),
     (
@@ -111,7 +119,19 @@ DEFECTS = [
     (
         "last_shared_layer_is_shared_by_all",
         broken.NamesATasksLayer,
-        r"the features of task 1 do not depend on that layer's weight\. Return the last layer that all tasks share",
+        r"the features of task 1 do not depend on a weight there\. Return the last layer that all tasks share",
+        ("every_strategy_can_weigh_it",),
+    ),
+    (
+        "last_shared_layer_is_shared_by_all",
+        broken.NamesEachTasksLayer,
+        r"answered last_shared_layer\(\) with Linear.*, and its shared_parameters\(\) do not have that layer's weight",
+        (),
+    ),
+    (
+        "last_shared_layer_is_shared_by_all",
+        broken.NamesNoLayer,
+        r"answered last_shared_layer\(\) with no layer\. Return the last layer",
         ("every_strategy_can_weigh_it",),
     ),
     (
@@ -190,6 +210,7 @@ def test_the_features_of_other_tasks_than_those_asked_for_are_found():
         (HardSharing, {}),
         (HardSharing, {"inputs": [InputSpec((3, 2)), InputSpec((2, 5, 4))]}),
         (broken.PlainArchitecture, {}),
+        (broken.AveragesTwo, {}),
         (broken.SharesSoftly, {"options": {"own": 0.8}}),
     ],
 )

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mtlkit import FeatureSpec, InputSpec, MultiTaskModel, backward
+from mtlkit import Architecture, FeatureSpec, InputSpec, MultiTaskModel, backward
 from mtlkit.architectures import HardSharing
 from mtlkit.encoders import MLP, Encoder
 from mtlkit.errors import NonFiniteError
@@ -381,6 +381,50 @@ def test_an_architecture_an_encoder_and_parameters_say_the_same(over):
         found.append(backward(losses, strategy=Constant(2, over), features=z, shared=shared).gramian)
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-14, atol=0)
+
+
+class Average(Architecture):
+    """For each task a weighted mean of two encoders, whose last layers stand side by side."""
+
+    def __init__(self, make_encoder, n_tasks):
+        super().__init__()
+        self.encoders = nn.ModuleList([make_encoder(), make_encoder()])
+        self.parts = nn.ParameterList(torch.tensor([0.3 + task, 0.8 - task]) for task in range(n_tasks))
+        self.features = self.encoders[0].features
+
+    def forward(self, inputs, tasks):
+        first, second = (encoder(inputs) for encoder in self.encoders)
+        return [self.parts[task][0] * first + self.parts[task][1] * second for task in tasks]
+
+    def shared_parameters(self):
+        return list(self.encoders.parameters())
+
+    def last_shared_layer(self):
+        return [encoder.last_layer() for encoder in self.encoders]
+
+
+def test_gradients_are_compared_at_all_last_shared_layers_together():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        shared = Average(lambda: MLP(InputSpec((4,)), layers=(6, 5), activation="tanh"), 2).double()
+    rows = torch.linspace(-1, 1, 20).double().reshape(5, 4)
+
+    def compute():
+        features = shared(rows, [0, 1])
+        return [features[0].square().mean(), features[1].sin().mean()], features
+
+    losses, features = compute()
+    weights = [encoder.last_layer().weight for encoder in shared.encoders]
+    expected = dense_gramian([torch.autograd.grad(loss, weights, retain_graph=True) for loss in losses])
+    losses, features = compute()
+    measured = backward(losses, strategy=Constant(2, Over.LAST_SHARED), features=features, shared=shared)
+    torch.testing.assert_close(measured.gramian, expected, rtol=1e-12, atol=0)
+    losses, _ = compute()
+    combined = sum(weight * loss for weight, loss in zip(WEIGHTS, losses, strict=False))
+    for parameter, gradient in zip(
+        shared.parameters(), torch.autograd.grad(combined, list(shared.parameters())), strict=True
+    ):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("over", PLACES)
