@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mtlkit._version import __version__
 
 if TYPE_CHECKING:
-    from mtlkit import architectures, encoders, errors, heads, stems, strategies, testing
+    from mtlkit import architectures, encoders, errors, heads, stems, strategies, tasks, testing
     from mtlkit.app import RunResult, build, check, evaluate, train
     from mtlkit.architectures.base import Architecture
     from mtlkit.baselines import baseline
@@ -59,11 +59,12 @@ __all__ = [
     "plugin",
     "stems",
     "strategies",
+    "tasks",
     "testing",
     "train",
 ]
 
-_MODULES = frozenset({"architectures", "encoders", "errors", "heads", "stems", "strategies", "testing"})
+_MODULES = frozenset({"architectures", "encoders", "errors", "heads", "stems", "strategies", "tasks", "testing"})
 _HOME = {
     "Architecture": "mtlkit.architectures.base",
     "Encoder": "mtlkit.encoders.base",

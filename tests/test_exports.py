@@ -46,6 +46,7 @@ PUBLIC = [
     "plugin",
     "stems",
     "strategies",
+    "tasks",
     "testing",
     "train",
 ]

@@ -35,6 +35,7 @@ MATHS = {
     "tensors",
     "strategies",
     "task",
+    "tasks",
 }
 BELOW_ASSEMBLE = ROOTS | SHAPE | NAMES | MATHS
 BELOW_CLI = BELOW_ASSEMBLE | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mtlkit.heads.flat import flat_size
 from mtlkit.specs import FeatureSpec
 
 __all__ = ["Linear"]
@@ -15,12 +16,15 @@ class Linear(nn.Module):
     Args:
         features: The shape of one row of features.
         outputs: The number of outputs: classes, or regressed values.
+
+    Raises:
+        ValueError: If the features are several by name.
     """
 
     def __init__(self, features: FeatureSpec, outputs: int) -> None:
         super().__init__()
-        self.size = features.size
-        self.output = nn.Linear(features.size, outputs)
+        self.size = flat_size(features, "linear")
+        self.output = nn.Linear(self.size, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
         """Turn features ``[B, *features.shape]`` into outputs ``[B, outputs]``."""

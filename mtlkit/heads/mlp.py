@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from mtlkit.heads.flat import flat_size
 from mtlkit.layers import Activation, dense
 from mtlkit.specs import FeatureSpec
 
@@ -21,6 +22,9 @@ class MLP(nn.Module):
         layers: The width of each hidden layer.
         activation: What follows each hidden layer.
         dropout: The probability of dropping a hidden unit, in [0, 1).
+
+    Raises:
+        ValueError: If the features are several by name.
     """
 
     def __init__(
@@ -33,9 +37,9 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.size = features.size
-        self.hidden = dense(features.size, layers, activation_name=activation, dropout=dropout)
-        self.output = nn.Linear(layers[-1] if layers else features.size, outputs)
+        self.size = flat_size(features, "mlp")
+        self.hidden = dense(self.size, layers, activation_name=activation, dropout=dropout)
+        self.output = nn.Linear(layers[-1] if layers else self.size, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
         """Turn features ``[B, *features.shape]`` into outputs ``[B, outputs]``."""

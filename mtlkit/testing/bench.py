@@ -221,7 +221,9 @@ class Bench:
     def spec(self) -> FeatureSpec:
         """The shape of features that the task's head takes."""
         failures = []
-        for spec in FEATURES:
+        # A tag for each place of a sequence needs features of as many places.
+        sequences = [FeatureSpec((self.target.shape[1], 16))] if self.target.ndim > 1 else []
+        for spec in [*FEATURES, *sequences]:
             try:
                 self.run(self._head(spec), self.features(spec)[:2])
             except Nonconformance as failure:
