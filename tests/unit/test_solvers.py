@@ -414,22 +414,25 @@ class TestCAGradWeights:
         norms = np.sqrt(np.maximum(np.einsum("...i,ij,...j->...", weights, matrix, weights), 0))
         return weights @ matrix @ centre + reach * norms
 
+    @staticmethod
+    def assert_no_vertex_is_better(matrix, c, weights):
+        assert_in_simplex(weights, len(matrix))
+        top = matrix.diagonal().max()
+        square, slopes = weights @ matrix @ weights, matrix.mean(axis=1)
+        reach = c * math.sqrt(max(slopes.mean(), 0))
+        if square > 1e-12 * top:  # else g_w is 0 as far as can be known, and has no direction
+            slopes = slopes + reach * matrix @ weights / math.sqrt(square)
+            gap = weights @ slopes - slopes.min()
+            assert gap <= 1e-8 * (np.abs(matrix.mean(axis=1)).max() + reach * math.sqrt(top))
+
     @pytest.mark.parametrize("seed", range(0, 300, 30))
     @pytest.mark.parametrize("c", [0.4, 1.0])
     def test_no_vertex_is_better(self, seed, c):
         for each in range(seed, seed + 30):
             matrix = gramian(draw(each))
-            weights = cagrad_weights(matrix, c)
-            assert_in_simplex(weights, len(matrix))
-            top = matrix.diagonal().max()
-            square, slopes = weights @ matrix @ weights, matrix.mean(axis=1)
-            reach = c * math.sqrt(max(slopes.mean(), 0))
-            if square > 1e-12 * top:  # else g_w is 0 as far as can be known, and has no direction
-                slopes = slopes + reach * matrix @ weights / math.sqrt(square)
-                gap = weights @ slopes - slopes.min()
-                assert gap <= 1e-8 * (np.abs(matrix.mean(axis=1)).max() + reach * math.sqrt(top)), each
+            self.assert_no_vertex_is_better(matrix, c, cagrad_weights(matrix, c))
 
-    @pytest.mark.parametrize("size", [60, 139])
+    @pytest.mark.parametrize("size", [60, 139, 200])
     @pytest.mark.parametrize("c", [0.05, 0.5, 2.0])
     def test_no_vertex_is_better_of_many(self, size, c):
         matrix = gramian(large(size, size, shared=0.2))
@@ -497,27 +500,30 @@ class TestCAGradWeights:
 
 
 class TestNashWeights:
+    @staticmethod
+    def assert_solved_or_said(gradients, alpha, solution):
+        matrix, (weights, converged) = gramian(gradients), solution
+        assert (weights > 0).all()
+        assert np.isfinite(weights).all()
+        if converged:
+            product, expected = matrix @ weights, weights ** (-1 / alpha)
+            assert (np.abs(product - expected) <= 1e-9 * (expected + np.abs(matrix) @ weights)).all()
+            assert product == pytest.approx(expected, rel=1e-5)
+        # With w >= 0 and Gw = 0 there is no solution, for 0 = w'Ma = w'a^(-1/alpha) > 0; else there is.
+        units = gradients / np.maximum(np.linalg.norm(gradients, axis=1, keepdims=True), 1e-300)
+        least = min_norm_point(gramian(units))
+        distance = math.sqrt(max(least @ gramian(units) @ least, 0))
+        if distance > 1e-3:
+            assert converged
+        if distance < 1e-8:
+            assert not converged
+
     @pytest.mark.parametrize("seed", range(0, 300, 30))
     @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
     def test_solves_the_equations_or_says_that_it_does_not(self, seed, alpha):
         for each in range(seed, seed + 30):
             gradients = draw(each, kinds=[kind for kind in KINDS if kind != "far apart"])
-            matrix = gramian(gradients)
-            weights, converged = nash_weights(matrix, alpha)
-            assert (weights > 0).all()
-            assert np.isfinite(weights).all()
-            if converged:
-                product, expected = matrix @ weights, weights ** (-1 / alpha)
-                assert (np.abs(product - expected) <= 1e-9 * (expected + np.abs(matrix) @ weights)).all(), each
-                assert product == pytest.approx(expected, rel=1e-5), each
-            # With w >= 0 and Gw = 0 there is no solution, for 0 = w'Ma = w'a^(-1/alpha) > 0; else there is.
-            units = gradients / np.maximum(np.linalg.norm(gradients, axis=1, keepdims=True), 1e-300)
-            least = min_norm_point(gramian(units))
-            distance = math.sqrt(max(least @ gramian(units) @ least, 0))
-            if distance > 1e-3:
-                assert converged, each
-            if distance < 1e-8:
-                assert not converged, each
+            self.assert_solved_or_said(gradients, alpha, nash_weights(gramian(gradients), alpha))
 
     @pytest.mark.parametrize("size", [60, 139, 200])
     @pytest.mark.parametrize("alpha", [0.3, 1.0, 5.0])
@@ -699,3 +705,52 @@ def test_they_want_a_square_matrix(shape):
     for solve in (*solvers, *more):
         with pytest.raises(ValueError, match="Gram matrix is square"):
             solve(matrix)
+
+
+def check_min_norm_point(gradients, seed):
+    matrix = gramian(gradients)
+    weights = min_norm_point(matrix)
+    assert_in_simplex(weights, len(matrix))
+    gap, terms = gaps(matrix, 0, weights)
+    assert (gap <= 1e-9 * terms).all()
+
+
+def check_simplex_qp(gradients, seed):
+    matrix = gramian(gradients)
+    linear = TestSimplexQP.slope(seed, matrix)
+    weights = simplex_qp(matrix, linear)
+    assert_in_simplex(weights, len(matrix))
+    gap, _ = gaps(matrix, linear, weights)
+    assert gap.max() <= 1e-9 * (matrix.diagonal().max() + np.ptp(linear))
+
+
+def check_dual_cone(gradients, seed):
+    matrix = gramian(gradients)
+    references = TestDualCone.references(seed, len(matrix))
+    TestDualCone.assert_kkt(matrix, references, dual_cone(matrix, references))
+
+
+def check_cagrad_weights(gradients, seed):
+    matrix, c = gramian(gradients), (0.1, 0.4, 1.0)[seed % 3]
+    TestCAGradWeights.assert_no_vertex_is_better(matrix, c, cagrad_weights(matrix, c))
+
+
+def check_nash_weights(gradients, seed):
+    alpha = (0.5, 1.0, 2.0)[seed % 3]
+    TestNashWeights.assert_solved_or_said(gradients, alpha, nash_weights(gramian(gradients), alpha))
+
+
+@pytest.mark.parametrize("examples", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "check", [check_min_norm_point, check_simplex_qp, check_dual_cone, check_cagrad_weights, check_nash_weights]
+)
+def test_the_conditions_of_a_solution_hold_for_any_number_of_tasks(check, examples):
+    # Where norms are sixty orders of magnitude apart, Nash's equations may have a solution that no float64 holds.
+    kinds = [kind for kind in KINDS if kind != "far apart" or check is not check_nash_weights]
+
+    @settings(max_examples=examples, deadline=None)
+    @given(seed=seeds, n_tasks=st.integers(1, 200))
+    def run(seed, n_tasks):
+        check(draw(seed, kinds=kinds, sizes=[n_tasks]), seed)
+
+    run()
