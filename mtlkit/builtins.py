@@ -7,7 +7,12 @@ __all__ = ["BUILTINS"]
 # kind, name, the class
 BUILTINS = (
     ("encoders", "cnn", "mtlkit.encoders.cnn:CNN"),
+    ("encoders", "identity", "mtlkit.encoders.identity:Identity"),
     ("encoders", "mlp", "mtlkit.encoders.mlp:MLP"),
+    ("encoders", "resnet", "mtlkit.encoders.resnet:ResNet"),
+    ("encoders", "tabular", "mtlkit.encoders.tabular:Tabular"),
+    ("encoders", "transformer", "mtlkit.encoders.transformer:Transformer"),
+    ("encoders", "vit", "mtlkit.encoders.vit:ViT"),
     ("architectures", "hard-sharing", "mtlkit.architectures.hard_sharing:HardSharing"),
     ("strategies", "aligned-mtl", "mtlkit.strategies.aligned_mtl:AlignedMTL"),
     ("strategies", "cagrad", "mtlkit.strategies.cagrad:CAGrad"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-__all__ = ["Activation", "Flat", "Fraction", "Positive", "activation", "dense", "dense_layers"]
+from mtlkit.tensors import Tensors
+
+__all__ = ["Activation", "Flat", "Fraction", "Positive", "activation", "dense", "dense_layers", "image_norm"]
 
 Activation = Literal["relu", "leaky-relu", "elu", "gelu", "silu", "tanh", "identity"]
 Positive = Annotated[int, Field(ge=1)]
@@ -36,20 +40,33 @@ def activation(name: Activation) -> nn.Module:
     return _ACTIVATIONS[name]()
 
 
+def image_norm(name: str, channels: int) -> nn.Module:
+    """Return what normalises images ``[B, channels, *, *]``: over ``group``s of up to 8, the ``batch``, or ``none``."""
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
+    if name == "group":
+        return nn.GroupNorm(math.gcd(8, channels), channels)
+    return nn.Identity()
+
+
 class Flat(nn.Module):
     """Each row as a vector ``[B, size]``, whatever its shape; a row that is a single number too.
 
     Args:
         size: The number of values in a row.
+        parts: The names of its parts, in the order in which their values follow one another, where it has any.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, parts: Sequence[str] = ()) -> None:
         super().__init__()
         self.size = size
+        self.parts = tuple(parts)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Flatten rows ``[B, *]``."""
-        return rows.reshape(len(rows), self.size)
+    def forward(self, rows: Tensors) -> Tensor:
+        """Flatten rows ``[B, *]``, or a mapping of their parts."""
+        if isinstance(rows, Tensor):
+            return rows.reshape(len(rows), self.size)
+        return torch.cat([rows[name].reshape(len(rows[name]), -1) for name in self.parts], 1)
 
 
 def dense(inputs: int, widths: Sequence[int], *, activation_name: Activation, dropout: float) -> nn.Sequential:
@@ -64,10 +81,10 @@ def dense(inputs: int, widths: Sequence[int], *, activation_name: Activation, dr
 
 
 def dense_layers(
-    inputs: int, widths: Sequence[int], *, activation_name: Activation, dropout: float
+    inputs: int, widths: Sequence[int], *, activation_name: Activation, dropout: float, parts: Sequence[str] = ()
 ) -> list[nn.Sequential]:
-    """Return the same layers one by one, the first of them over the flattened row."""
+    """Return the same layers one by one, the first of them over the flattened row, or over its parts side by side."""
     layers = []
     for before, width in zip([inputs, *widths], widths, strict=False):
         layers.append(dense(before, [width], activation_name=activation_name, dropout=dropout))
-    return [nn.Sequential(Flat(inputs), *layers[0]), *layers[1:]]
+    return [nn.Sequential(Flat(inputs, parts), *layers[0]), *layers[1:]]

@@ -64,6 +64,14 @@ class Encoder(nn.Module):
         """
         return ()
 
+    def levels(self) -> Sequence[nn.Module]:
+        """Return the parts from input to features, in order, that are frozen, or trained at rates of their own.
+
+        They are the stages by default. An encoder that is no chain, such as one that makes features of several scales,
+        may still have an order. Every parameter is in exactly one of them.
+        """
+        return self.stages()
+
     def context(self, inputs: Any) -> Any:
         """Return what stages need to know of the rows beside what comes through them, such as where padding is."""
         return None

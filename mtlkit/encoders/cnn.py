@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -10,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from mtlkit.encoders.base import Encoder
-from mtlkit.layers import Activation, Fraction, Positive, dense_layers
+from mtlkit.layers import Activation, Fraction, Positive, dense_layers, image_norm
 from mtlkit.layers import activation as activation_layer
 from mtlkit.specs import FeatureSpec, InputSpec
 
@@ -53,7 +52,7 @@ class CNN(Encoder):
         super().__init__()
         if len(inputs.shape) != IMAGE_DIMENSIONS:
             raise ValueError(
-                f"cnn takes images of shape (channels, height, width), and a row here has shape {inputs.shape}; "
+                f"cnn takes images of shape (channels, height, width), and a row here has shape {inputs}; "
                 "the mlp encoder takes rows of any shape"
             )
         if kernel % 2 == 0:
@@ -61,7 +60,7 @@ class CNN(Encoder):
         before, height, width = inputs.shape
         convolutions: list[nn.Module] = []
         for after in channels:
-            stage = [nn.Conv2d(before, after, kernel, padding=kernel // 2), _norm(norm, after)]
+            stage = [nn.Conv2d(before, after, kernel, padding=kernel // 2), image_norm(norm, after)]
             stage.append(activation_layer(activation))
             if min(height, width) > 2:  # noqa: PLR2004
                 stage.append(nn.MaxPool2d(2))
@@ -75,11 +74,3 @@ class CNN(Encoder):
 
     def stages(self) -> Sequence[nn.Module]:
         return [*self.convolutions, *self.layers]
-
-
-def _norm(name: str, channels: int) -> nn.Module:
-    if name == "batch":
-        return nn.BatchNorm2d(channels)
-    if name == "group":
-        return nn.GroupNorm(math.gcd(8, channels), channels)
-    return nn.Identity()

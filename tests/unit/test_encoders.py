@@ -134,6 +134,26 @@ def test_a_cnn_refuses_what_is_no_image(shape):
         CNN(InputSpec(shape))
 
 
+def test_a_cnn_refuses_an_image_among_parts():
+    parts = InputSpec(parts={"image": InputSpec((1, 8, 8)), "age": InputSpec((1,))})
+    with pytest.raises(ValueError, match=r"a row here has shape \{image: \(1, 8, 8\), age: \(1,\)\}"):
+        CNN(parts)
+
+
+def test_an_mlp_takes_parts_side_by_side_in_the_order_of_the_specification():
+    parts = InputSpec(parts={"image": InputSpec((1, 2, 2)), "age": InputSpec(()), "place": InputSpec((3,))})
+    apart, whole = built(lambda: MLP(parts, layers=(4,))), built(lambda: MLP(InputSpec((8,)), layers=(4,)))
+    image, age, place = rows(5, (1, 2, 2)), rows(5, ()), rows(5, (3,))
+    side_by_side = torch.cat([image.flatten(1), age[:, None], place], 1)
+    assert torch.equal(apart({"place": place, "age": age, "image": image}), whole(side_by_side))
+
+
+@pytest.mark.parametrize("inputs", [InputSpec((2,), (3, 9)), InputSpec(parts={"kind": InputSpec((2,), (3, 9))})])
+def test_an_mlp_refuses_categories(inputs):
+    with pytest.raises(ValueError, match=r"mlp takes numbers, and .* whole numbers of shape \(2,\).*tabular"):
+        MLP(inputs)
+
+
 @pytest.mark.parametrize("kernel", [2, 4])
 def test_a_cnn_refuses_an_even_kernel(kernel):
     with pytest.raises(ValueError, match=f"kernel must be odd.*received {kernel}"):

@@ -348,7 +348,7 @@ class TestNames:
 
     def test_ambiguous_names_are_offered_qualified(self, install):
         install("acme", entry_points={"encoders": {"mlp": "nowhere:mlp"}})
-        assert "Known: cnn, acme:mlp, mtlkit:mlp." in unknown("encoders", "tree")
+        assert "Known: cnn, identity, acme:mlp, mtlkit:mlp, resnet, " in unknown("encoders", "tree")
 
     def test_an_unknown_task_is_answered_with_where_tasks_come_from(self, install):
         install("acme", entry_points=tasks("wine"))

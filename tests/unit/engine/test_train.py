@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import mtlkit
 from mtlkit.engine import events
-from mtlkit.errors import ConfigError, DataError, NonFiniteError, PluginError
+from mtlkit.errors import ConfigError, NonFiniteError, PluginError
 
 # High enough for the validation losses to go up and down.
 ROUGH = {
@@ -363,13 +363,20 @@ class TestFailures:
         assert "toy-plugin 1.2.3" in str(caught.value)
         assert not (tmp_path / "toy").exists()
 
-    def test_rows_that_the_encoder_cannot_take(self, train, toy, tmp_path):
+    @pytest.mark.parametrize(
+        ("shape", "error", "message"),
+        [
+            ((-1, 6), ConfigError, "Mlp takes numbers, and a row here holds whole numbers of shape .* at encoder"),
+            ((-1, 2, 3), PluginError, "The encoder cannot take the rows of 'side'"),
+        ],
+    )
+    def test_rows_that_the_encoder_cannot_take(self, train, toy, tmp_path, shape, error, message):
         """An error of the user's data or of a plugin's encoder is not a bug in mtlkit."""
 
         class Whole(toy.Points):
             def splits(self):
                 return {
-                    name: mtlkit.Split((10 * split.inputs).long(), split.targets)
+                    name: mtlkit.Split((10 * split.inputs).long().reshape(shape), split.targets)
                     for name, split in super().splits().items()
                 }
 
@@ -377,7 +384,7 @@ class TestFailures:
             def source(self):
                 return Whole()
 
-        with pytest.raises((DataError, PluginError), match="encoder"):
+        with pytest.raises(error, match=message):
             train(tasks_given={"side": Side}, tasks=["side"])
         assert not (tmp_path / "toy").exists()
 
