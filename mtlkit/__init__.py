@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mtlkit.config import RunConfig
     from mtlkit.encoders.base import Encoder
     from mtlkit.experiment import Experiment
-    from mtlkit.gradients import Measurement, backward
+    from mtlkit.gradients import Measurement, Outlook, backward, look_ahead
     from mtlkit.hookspecs import hookimpl, plugin
     from mtlkit.model import MultiTaskModel
     from mtlkit.registry import Handle, Registry
@@ -36,6 +36,7 @@ __all__ = [
     "Measurement",
     "MultiTaskModel",
     "Needs",
+    "Outlook",
     "Over",
     "Registry",
     "RunConfig",
@@ -56,6 +57,7 @@ __all__ = [
     "evaluate",
     "heads",
     "hookimpl",
+    "look_ahead",
     "plugin",
     "stems",
     "strategies",
@@ -75,6 +77,7 @@ _HOME = {
     "Measurement": "mtlkit.gradients",
     "MultiTaskModel": "mtlkit.model",
     "Needs": "mtlkit.strategies.base",
+    "Outlook": "mtlkit.gradients",
     "Over": "mtlkit.strategies.base",
     "Registry": "mtlkit.registry",
     "RunConfig": "mtlkit.config",
@@ -90,6 +93,7 @@ _HOME = {
     "check": "mtlkit.app",
     "evaluate": "mtlkit.app",
     "hookimpl": "mtlkit.hookspecs",
+    "look_ahead": "mtlkit.gradients",
     "plugin": "mtlkit.hookspecs",
     "train": "mtlkit.app",
 }

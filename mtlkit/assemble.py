@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,8 @@ def build(resolved: Resolved) -> Experiment:
             if not isinstance(heads[bound.label], nn.Module):
                 raise PluginError(f"The head of task '{bound.label}' is no torch module ({bound.provider}).")
         strategy = _strategy(resolved, tasks)
+    if strategy.looks_ahead:
+        groups = [dataclasses.replace(group, held_out=group.stream.another("held out")) for group in groups]
     of_tasks = {
         tasks[index].label: stem
         for group, stem in zip(groups, stems, strict=True)
@@ -276,12 +279,13 @@ def _strategy(resolved: Resolved, tasks: Sequence[BoundTask]) -> Strategy:
         "n_tasks": len(tasks),
         "loss_kinds": [bound.task.loss_kind for bound in tasks],
         "n_classes": [bound.task.n_classes for bound in tasks],
+        "labels": [bound.label for bound in tasks],
     }
     torch.manual_seed(derived_seed(resolved.config.run.seed, "strategy"))
     with _refusals(resolved, part, part.path):
         try:
             strategy: Strategy = part.component(**_chosen(part, facts), **part.options)
-        except ValueError as error:  # a strategy knows its tasks by number alone
+        except ValueError as error:  # most strategies know their tasks by number alone
             numbered = ", ".join(f"{index} '{bound.label}'" for index, bound in enumerate(tasks))
             raise ValueError(f"{error} (tasks: {numbered})") from error
     return strategy

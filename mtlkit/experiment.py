@@ -73,6 +73,8 @@ class SourceGroup:
         complete: Whether every training row has a label for every one of these tasks.
         source: Where the rows come from.
         origin: What the source is, as plain text, whichever tasks it is drawn beside.
+        held_out: The batches that a strategy looks ahead to: training rows too, in an order of their own; None where it
+            does not look ahead.
     """
 
     tasks: tuple[int, ...]
@@ -81,6 +83,7 @@ class SourceGroup:
     complete: bool
     source: Source
     origin: tuple[str, ...]
+    held_out: Stream | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ _FACTS = {
     "tasks": (),
     "encoders": ("inputs",),
     "architectures": ("make_encoder", "n_tasks", "inputs"),
-    "strategies": ("n_tasks", "loss_kinds", "n_classes"),
+    "strategies": ("n_tasks", "loss_kinds", "n_classes", "labels"),
 }
 _NO_PLAIN_STEP = {
     "lbfgs": "It evaluates the loss several times in a step, and a weighted step has one.",

@@ -29,6 +29,10 @@ class Stream(ABC):
         return None if self.rows is None else math.ceil(self.rows / self.batch_size)
 
     @abstractmethod
+    def another(self, name: str) -> Stream:
+        """Return a stream of the same rows from their beginning, in an order of its own, which depends on the name."""
+
+    @abstractmethod
     def next(self) -> Split:
         """Return the next batch."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from mtlkit.experiment import BoundTask, Experiment, SourceGroup
 from mtlkit.task import Split
 from mtlkit.tensors import Tensors, apply, told
 
-__all__ = ["TaskBatch", "forward", "wide"]
+__all__ = ["TaskBatch", "forward", "forward_all", "present", "wide"]
 
 
 class TaskBatch(NamedTuple):
@@ -34,7 +35,37 @@ class TaskBatch(NamedTuple):
     loss: Tensor
 
 
-def forward(experiment: Experiment, group: SourceGroup, batch: Split, *, complete: bool) -> list[TaskBatch]:
+def forward_all(experiment: Experiment, batches: Sequence[Split], *, exact: bool = False) -> list[TaskBatch]:
+    """Run a batch of each source through the model, and return what became of it in the order of the tasks.
+
+    Args:
+        experiment: The model and the tasks.
+        batches: The training rows of each source.
+        exact: As for :func:`forward`.
+
+    Raises:
+        PluginError: As :func:`forward`.
+    """
+    made = []
+    for group, batch in zip(experiment.groups, batches, strict=True):
+        made += forward(experiment, group, batch, complete=group.complete, exact=exact)
+    return sorted(made, key=lambda each: each.task)
+
+
+def present(experiment: Experiment, batches: Sequence[Split]) -> list[int]:
+    """Return the tasks that have labels in a batch of each source: those that :func:`forward_all` has losses of."""
+    tasks: list[int] = []
+    for group, batch in zip(experiment.groups, batches, strict=True):
+        for index in group.tasks:
+            task = experiment.tasks[index].task
+            if group.complete or task.labelled(batch.targets[task.target]).any():
+                tasks.append(index)
+    return sorted(tasks)
+
+
+def forward(
+    experiment: Experiment, group: SourceGroup, batch: Split, *, complete: bool, exact: bool = False
+) -> list[TaskBatch]:
     """Run one batch through the encoder once, and through the head and loss of each task that has labels in it.
 
     Args:
@@ -42,11 +73,13 @@ def forward(experiment: Experiment, group: SourceGroup, batch: Split, *, complet
         group: The tasks that share the batch.
         batch: The rows.
         complete: Whether every row is known to have a label for every task, so that none need be looked for.
+        exact: Whether to compute in the model's own dtype, where the run has autocast.
 
     Raises:
         PluginError: If the encoder, a head or a loss fails, or a loss is no scalar.
     """
-    with torch.autocast(experiment.device.type, experiment.plan.autocast, enabled=experiment.plan.autocast is not None):
+    dtype = None if exact else experiment.plan.autocast
+    with torch.autocast(experiment.device.type, dtype, enabled=dtype is not None):
         features = _encode(experiment, group, batch)
         made: list[TaskBatch] = []
         for index, z in zip(group.tasks, features, strict=True):

@@ -22,7 +22,8 @@ from mtlkit.engine.events import (
     StepRecorded,
     TaskResult,
 )
-from mtlkit.engine.forward import TaskBatch, forward
+from mtlkit.engine.forward import forward_all
+from mtlkit.engine.outlook import outlook
 from mtlkit.engine.progress import Progress
 from mtlkit.engine.run import RunFolder
 from mtlkit.engine.stopping import StopRequest
@@ -115,7 +116,8 @@ class _Pass(NamedTuple):
 def _forward_backward(experiment: Experiment, step: int) -> _Pass:
     """Draw a batch of every source and backpropagate the weighted losses."""
     batches = [group.stream.next() for group in experiment.groups]
-    made = _forward(experiment, batches)
+    ahead = outlook(experiment, batches)
+    made = forward_all(experiment, batches)
     if not made:
         raise DataError(
             f"No task has a labelled row in the batches of step {step + 1}; a larger batch_size would help."
@@ -133,6 +135,7 @@ def _forward_backward(experiment: Experiment, step: int) -> _Pass:
             tasks=None if len(tasks) == len(experiment.tasks) else torch.tensor(tasks),
             scale=1 / plan.accumulate,
             measure=plan.measure_over if measures else None,
+            ahead=ahead,
         )
     except NonFiniteError as error:
         raise NonFiniteError(f"{error} It was found before step {step + 1}; the weights are as they were.") from None
@@ -142,18 +145,10 @@ def _forward_backward(experiment: Experiment, step: int) -> _Pass:
     return _Pass(tasks, measurement, batches)
 
 
-def _forward(experiment: Experiment, batches: list[Split]) -> list[TaskBatch]:
-    """Run a batch of each source through the model, and return what became of it in the order of the tasks."""
-    made = []
-    for group, batch in zip(experiment.groups, batches, strict=True):
-        made += forward(experiment, group, batch, complete=group.complete)
-    return sorted(made, key=lambda each: each.task)
-
-
 @torch.no_grad()
 def _observe(experiment: Experiment, batches: list[Split]) -> None:
     """Let the strategy see what the step made of the losses of its batch."""
-    made = _forward(experiment, batches)
+    made = forward_all(experiment, batches)
     losses = torch.stack([each.loss for each in made]).double()
     tasks = None if len(made) == len(experiment.tasks) else torch.tensor([each.task for each in made])
     experiment.strategy.observe(losses, tasks)

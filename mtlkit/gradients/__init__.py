@@ -12,10 +12,14 @@ What a strategy needs decides what is computed, and no more of it than that:
 - gradients at all shared parameters: each loss is backpropagated once, through its head and the encoder. The rows of J
   are kept and combined, so that nothing is backpropagated again. Memory: J.
 
+A strategy that learns from held-out rows has ``look_ahead`` measure how their losses would answer to its weights, by
+a trial step that is taken back, before the pass itself.
+
 No second derivative is ever taken.
 """
 
 from mtlkit.gradients.backpropagation import backward
 from mtlkit.gradients.measurement import Measurement
+from mtlkit.gradients.outlook import Outlook, look_ahead
 
-__all__ = ["Measurement", "backward"]
+__all__ = ["Measurement", "Outlook", "backward", "look_ahead"]

@@ -12,6 +12,7 @@ from mtlkit.gradients.cut import Cut
 from mtlkit.gradients.graph import Graph, differentiated
 from mtlkit.gradients.losses import Losses, check, named, non_finite
 from mtlkit.gradients.measurement import Measurement
+from mtlkit.gradients.outlook import Outlook
 from mtlkit.gradients.places import Features, Shared, features_of
 from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
 
@@ -32,6 +33,7 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
     loss_scale: float = 1.0,
     heads: Heads = "weighted",
     measure: Over | None = None,
+    ahead: Outlook | None = None,
 ) -> Measurement:
     """Backpropagate the weighted losses: this in place of ``sum(losses).backward()``.
 
@@ -54,17 +56,19 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
             gradients without it. Where they overflow, the strategy is not asked, and GradScaler skips the step.
         heads: Whether a head gets its loss's gradient ``weighted`` like the shared parameters, or ``plain``.
         measure: Where to measure the gradients for a strategy that needs none.
+        ahead: What :func:`look_ahead` saw; needed where the strategy looks ahead, but for one in evaluation mode.
 
     Returns:
         The losses, the weights applied and what was measured.
 
     Raises:
         ValueError: If a loss is no scalar or depends on nothing that can be trained, their number does not fit, or
-            the features or the shared parameters are needed and missing, or not reached by a loss.
+            the features, the shared parameters or an outlook are needed and missing, or no loss reaches them.
         NonFiniteError: If a loss, or a gradient that the strategy needs, is NaN or infinite; nothing is changed.
     """
     names, each = named(losses)
     check(names, each, strategy, tasks, preference)
+    _check_outlook(ahead, strategy, tasks)
     stacked = torch.stack([loss.detach() for loss in each])
     if not stacked.isfinite().all():
         raise NonFiniteError(non_finite("loss", names, stacked.isfinite(), stacked))
@@ -82,6 +86,8 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
                 return Measurement(stacked, torch.ones_like(stacked))
             raise NonFiniteError(non_finite("gradient", names, finite, gramian.diagonal().sqrt()))
 
+    if ahead is not None:
+        strategy.foresee(ahead.slopes.to(seen.device), tasks)
     weighting = _asked(strategy, seen, gramian, graph, tasks, preference)
     own = weighting.weights
     if own.shape != seen.shape:
@@ -125,6 +131,22 @@ def _asked(
     if preference is not None:
         jacobian = jacobian * preference.to(jacobian)[:, None]
     return strategy.combine(losses, jacobian, tasks)
+
+
+def _check_outlook(ahead: Outlook | None, strategy: Strategy, tasks: Tensor | None) -> None:
+    name = type(strategy).__name__
+    if ahead is None:
+        if strategy.looks_ahead and strategy.training:
+            raise ValueError(
+                f"{name} learns from held-out rows: call mtlkit.look_ahead() before the forward pass, and pass what it "
+                "returns as ahead="
+            )
+        return
+    if not strategy.looks_ahead:
+        raise ValueError(f"{name} does not look ahead: ahead= is for a strategy that does")
+    seen, present = (list(range(strategy.n_tasks)) if each is None else each.tolist() for each in (ahead.tasks, tasks))
+    if seen != present:
+        raise ValueError(f"the losses are of the tasks {present}, and look_ahead() saw the tasks {seen}")
 
 
 def _device(strategy: Strategy) -> torch.device:

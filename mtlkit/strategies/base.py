@@ -70,19 +70,23 @@ class Strategy(nn.Module):
     """The base class of loss-weighting strategies.
 
     A subclass takes ``n_tasks`` first, then whichever facts about the tasks it needs, by these names: ``loss_kinds``,
-    a sequence of :data:`~mtlkit.task.LossKind`, and ``n_classes``, a sequence of numbers or None. Then its options,
-    keyword-only, typed and with defaults. All its state lives in parameters and buffers, so that a checkpoint holds it;
-    float64 is the dtype for them, since they are T numbers and a gradient's square is soon out of float32.
+    a sequence of :data:`~mtlkit.task.LossKind`; ``n_classes``, a sequence of numbers or None; ``labels``, a sequence of
+    what the run calls them. Then its options, keyword-only, typed and with defaults. All its state lives in parameters
+    and buffers, so that a checkpoint holds it; float64 is the dtype for them, since they are T numbers and a gradient's
+    square is soon out of float32.
 
     Attributes:
         needs: The least that :meth:`weights` has to be given.
         over: Where the gradients behind the Gram matrix are taken; None where none are needed.
         watches_step: Whether it wants the same batch's losses again after the model's step, by :meth:`observe`.
+        looks_ahead: Whether it wants to know, before each backward pass, how the losses of held-out rows would answer
+            to its weights, by :meth:`foresee`. :func:`mtlkit.look_ahead` measures that, by a trial step.
     """
 
     needs: ClassVar[Needs] = Needs.LOSSES
     over: ClassVar[Over | None] = None
     watches_step: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = False
 
     def __init__(self, n_tasks: int) -> None:
         if n_tasks < 1:
@@ -119,6 +123,35 @@ class Strategy(nn.Module):
         Args:
             losses: The losses of the tasks present ``[K]``, detached, in float64.
             tasks: The indices of the tasks present ``[K]``; None where all are.
+        """
+
+    def trial(self, tasks: Tensor | None = None) -> Tensor:
+        """Return the weights ``[K]`` of the trial step of a strategy that looks ahead; no state is changed by it.
+
+        Args:
+            tasks: The indices of the tasks present in the training batch ``[K]``; None where all are.
+        """
+        raise NotImplementedError
+
+    def objectives(self, tasks: Tensor | None = None) -> Tensor:
+        """Return what a strategy that looks ahead asks about: sums of held-out losses, a row for each.
+
+        Args:
+            tasks: The indices of the tasks present in the held-out batch ``[H]``; None where all are.
+
+        Returns:
+            How much the loss of each of these tasks counts in each objective ``[M, H]``, in float64; M may be 0. By
+            default there is one objective, the sum of them all.
+        """
+        return torch.ones(1, self.n_tasks if tasks is None else len(tasks), dtype=torch.float64)
+
+    def foresee(self, slopes: Tensor, tasks: Tensor | None = None) -> None:
+        """Hear how the objectives would answer to the weights, before :meth:`weights` is asked for the same batch.
+
+        Args:
+            slopes: The derivative of each objective, after the trial step, with respect to the weight of each task
+                present in the training batch ``[M, K]``, in float64; NaN or infinite where that step led too far.
+            tasks: The indices of those tasks ``[K]``; None where all are. The state of the others is left alone.
         """
 
     def end_epoch(self) -> None:

@@ -26,7 +26,7 @@ FACTS: dict[str, tuple[str, ...]] = {
     "tasks": (),
     "encoders": ("inputs",),
     "architectures": ("make_encoder", "n_tasks", "inputs"),
-    "strategies": ("n_tasks", "loss_kinds", "n_classes"),
+    "strategies": ("n_tasks", "loss_kinds", "n_classes", "labels"),
     "plugins": (),
 }
 """What the constructor of each kind may take beside its options."""

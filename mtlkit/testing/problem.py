@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlkit.gradients import Measurement, backward
+from mtlkit.gradients import Measurement, Outlook, backward, look_ahead
 from mtlkit.strategies.base import Needs, Strategy, Weighting
 from mtlkit.testing.checks import require
 from mtlkit.testing.probes import asking, seeded
 
-__all__ = ["Problem", "answers_of", "listed", "n_classes_of", "optimizer_of", "train", "weigh"]
+__all__ = ["TRIAL_RATE", "Problem", "answers_of", "listed", "n_classes_of", "optimizer_of", "train", "weigh"]
 
 ROWS, INPUTS, FEATURES, OUTPUTS = 6, 4, 3, 3
+TRIAL_RATE = 0.1  # of the trial steps of a strategy that looks ahead
 
 
 def n_classes_of(kind: str, task: int) -> int | None:
@@ -32,6 +33,9 @@ class Problem(nn.Module):
         kinds: The kinds of loss; that of task t is ``kinds[t % len(kinds)]``.
         tasks: The numbers of the tasks, which may repeat.
         dtype: The dtype of all its numbers.
+
+    Attributes:
+        factors: What each task's loss is multiplied by.
     """
 
     def __init__(self, kinds: Sequence[str], tasks: Sequence[int], dtype: torch.dtype = torch.float64) -> None:
@@ -41,30 +45,54 @@ class Problem(nn.Module):
         with seeded():
             self.encoder = nn.Sequential(nn.Linear(INPUTS, 5), nn.Tanh(), nn.Linear(5, FEATURES))
             self.rows = torch.randn(ROWS, INPUTS).to(dtype)
+            self.held_out = torch.randn(ROWS, INPUTS).to(dtype)
+        self.factors = [1.0] * len(self.tasks)
         self.heads = nn.ModuleList(map(_head, self.kinds, self.tasks))
         self.to(dtype)
 
     def losses(self, features: Tensor) -> list[Tensor]:
         """Return the loss of each task."""
         return [
-            _loss(kind, task, head(features))
-            for kind, task, head in zip(self.kinds, self.tasks, self.heads, strict=True)
+            _loss(kind, task, head(features)) * factor
+            for kind, task, head, factor in zip(self.kinds, self.tasks, self.heads, self.factors, strict=True)
         ]
 
     def backward(self, strategy: Strategy, present: Sequence[int] | None = None, **arguments: Any) -> Measurement:
-        """Backpropagate.
+        """Backpropagate, with an outlook on held-out rows for a strategy that looks ahead.
 
         Args:
             strategy: What weighs the losses.
             present: The places of the tasks that are present; None where all are.
             arguments: What else :func:`mtlkit.backward` is to be given.
         """
+        if strategy.looks_ahead:
+            arguments["ahead"] = self.look_ahead(strategy, present)
         features = self.encoder(self.rows)
         losses = self.losses(features)
         if present is not None:
             losses = [losses[place] for place in present]
             arguments["tasks"] = torch.tensor(present)
         return weigh(losses, strategy, features=features, shared=self.encoder, **arguments)
+
+    def look_ahead(self, strategy: Strategy, present: Sequence[int] | None = None) -> Outlook:
+        """Return what a run would show to a strategy that looks ahead, the same tasks present in both batches."""
+        places = range(len(self.tasks)) if present is None else present
+        tasks = None if present is None else torch.tensor(present)
+
+        def losses_on(rows: Tensor) -> list[Tensor]:
+            every = self.losses(self.encoder(rows))
+            return [every[place] for place in places]
+
+        with asking(f"mtlkit.look_ahead() with {_told(tasks)} present"):
+            return look_ahead(
+                strategy,
+                training=lambda: losses_on(self.rows),
+                held_out=lambda: losses_on(self.held_out),
+                model=self,
+                optimizer=torch.optim.SGD(self.parameters(), lr=TRIAL_RATE),
+                tasks=tasks,
+                held_out_tasks=tasks,
+            )
 
     @torch.no_grad()
     def observe(self, strategy: Strategy, present: Sequence[int] | None = None) -> None:
@@ -94,8 +122,7 @@ class Problem(nn.Module):
 
 def weigh(losses: Sequence[Tensor], strategy: Strategy, **arguments: Any) -> Measurement:
     """Backpropagate by :func:`mtlkit.backward`; what a strategy breaks of it is a Nonconformance."""
-    tasks = arguments.get("tasks")
-    present = "all tasks" if tasks is None else f"the tasks {tasks.tolist()}"
+    present = _told(arguments.get("tasks"))
     values = listed(torch.stack(list(losses)).detach())
     with asking(f"mtlkit.backward() with {present} present, of losses {values},"):
         measured = backward(losses, strategy=strategy, **arguments)
@@ -160,6 +187,10 @@ def train(problem: Problem, strategy: Strategy, steps: int, optimizer: torch.opt
         with asking("end_epoch()"):
             strategy.end_epoch()
     return torch.stack(weights)
+
+
+def _told(tasks: Tensor | None) -> str:
+    return "all tasks" if tasks is None else f"the tasks {tasks.tolist()}"
 
 
 def _head(kind: str, task: int) -> nn.Module:

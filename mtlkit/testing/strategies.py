@@ -21,6 +21,7 @@ from torch import Tensor
 from mtlkit.engine import checkpoint
 from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
 from mtlkit.testing.checks import Checks, Nonconformance, require
+from mtlkit.testing.every import FACTS
 from mtlkit.testing.probes import (
     RandomStates,
     asking,
@@ -28,7 +29,7 @@ from mtlkit.testing.probes import (
     require_silence,
     seeded,
 )
-from mtlkit.testing.problem import Problem, answers_of, listed, n_classes_of, optimizer_of, train, weigh
+from mtlkit.testing.problem import TRIAL_RATE, Problem, answers_of, listed, n_classes_of, optimizer_of, train
 from mtlkit.testing.subject import Subject
 
 __all__ = ["CHECKS", "Maker", "ask", "maker_of"]
@@ -83,6 +84,7 @@ class Maker:
             "n_tasks": len(tasks),
             "loss_kinds": kinds,
             "n_classes": [n_classes_of(kind, task) for kind, task in zip(kinds, tasks, strict=True)],
+            "labels": [f"task {task}" for task in tasks],
         }
 
     def __call__(self, tasks: Sequence[int], seed: int = 0) -> Strategy:
@@ -103,12 +105,12 @@ class Maker:
 def maker_of(subject: Subject) -> Maker:
     """Return what builds the strategy for any number of tasks, of kinds of loss that it weighs."""
     with asking("Its options"):
-        unknown = [fact for fact in subject.signature.facts if fact not in {"n_tasks", "loss_kinds", "n_classes"}]
+        unknown = [fact for fact in subject.signature.facts if fact not in FACTS["strategies"]]
         subject.checked_options()
     require(
         not unknown,
         f"Its constructor takes {', '.join(unknown)}, which no run has to give",
-        "What it is given is called n_tasks, loss_kinds and n_classes; options are keyword-only, after *.",
+        "What it is given is called n_tasks, loss_kinds, n_classes and labels; options are keyword-only, after *.",
     )
     refusals: list[ValueError] = []
     for per_task, kinds in itertools.product((False, True), KINDS):
@@ -132,7 +134,7 @@ def maker_of(subject: Subject) -> Maker:
 def ask(
     strategy: Strategy, losses: Sequence[float] | Tensor, gradients: Tensor, tasks: Sequence[int] | None = None
 ) -> Weighting:
-    """Ask a strategy as a backward pass does.
+    """Ask a strategy as a backward pass does, which first tells one that looks ahead how its objectives would answer.
 
     Args:
         strategy: The strategy.
@@ -145,6 +147,9 @@ def ask(
     method = "combine" if strategy.needs is Needs.JACOBIAN else "weights"
     told = f"{method}() of the losses {listed(given)}"
     answer: Any
+    if strategy.looks_ahead:
+        with asking("objectives() and foresee()"):
+            strategy.foresee(_slopes(strategy, gradients, present), present)
     with asking(told):
         if strategy.needs is Needs.JACOBIAN:
             answer = strategy.combine(given, gradients.clone(), present)
@@ -158,6 +163,11 @@ def ask(
     )
     weighting: Weighting = answer
     return weighting
+
+
+def _slopes(strategy: Strategy, gradients: Tensor, tasks: Tensor | None) -> Tensor:
+    """Return what a strategy that looks ahead is told ``[M, K]`` where held-out gradients are as those of the step."""
+    return -TRIAL_RATE * strategy.objectives(tasks) @ (gradients @ gradients.T)
 
 
 def _weights(
@@ -436,11 +446,9 @@ def gradients_stay_finite_in_float32(subject: Subject) -> None:
     maker = maker_of(subject)
     for scale in (0.0, 1e-30, 1e30):
         problem, strategy = maker.problem(range(3), torch.float32), maker(range(3))
+        problem.factors[1] = scale
         for _ in range(3):
-            features = problem.encoder(problem.rows)
-            losses = problem.losses(features)
-            losses[1] = losses[1] * scale
-            measured = weigh(losses, strategy, features=features, shared=problem.encoder)
+            measured = problem.backward(strategy)
             require(
                 all(p.grad is None or bool(p.grad.isfinite().all()) for p in problem.parameters()),
                 f"With the loss of task 1 times {scale} a gradient left float32; the weights are "
@@ -543,24 +551,29 @@ def evaluation_changes_no_state(subject: Subject) -> None:
 
 @CHECKS
 def what_it_is_given_is_not_changed(subject: Subject) -> None:
-    """The losses, the Gram matrix and the numbers of the tasks present are left as they are."""
+    """The losses, the Gram matrix, the slopes and the numbers of the tasks present are left as they are."""
     maker = maker_of(subject)
     strategy = maker(range(3))
     for order in ([0, 1, 2], [2, 0], [1]):
         gradients = _gradients(len(order))
         given = {"losses": _losses(len(order)), "gramian": gradients @ gradients.T, "tasks": torch.tensor(order)}
         kept = {name: value.clone() for name, value in given.items()}
+        if strategy.looks_ahead:
+            with asking("objectives() and foresee()"):
+                given["slopes"] = _slopes(strategy, gradients, given["tasks"])
+                kept["slopes"] = given["slopes"].clone()
+                strategy.foresee(given["slopes"], given["tasks"])
         with asking("weights()"):
             if strategy.needs is Needs.JACOBIAN:  # which may be written over
                 strategy.combine(given["losses"], gradients, given["tasks"])
             elif strategy.needs is Needs.LOSSES:
                 strategy.weights(given["losses"], None, given["tasks"])
             else:
-                strategy.weights(**given)
+                strategy.weights(given["losses"], given["gramian"], given["tasks"])
         changed = [name for name, value in given.items() if not torch.equal(value, kept[name])]
         require(
             not changed,
-            f"weights() changed its argument {' and '.join(changed)}",
+            f"{'foresee' if 'slopes' in changed else 'weights'}() changed its argument {' and '.join(changed)}",
             "They are what the run records, too: compute with copies, and with no method whose name ends in '_'.",
         )
 
@@ -636,6 +649,64 @@ def what_it_learns_is_trained(subject: Subject) -> None:
         "Its gradient is that of sum(weights * losses) + penalty, and is taken where weights depends on parameters: "
         "return weights without detach(), and compute them without torch.no_grad().",
     )
+
+
+@CHECKS
+def what_it_looks_ahead_to_is_declared(subject: Subject) -> None:
+    """If it looks ahead, it gives trial weights and objectives for the tasks present, and they change no state."""
+    strategy = maker_of(subject)(range(ODD))
+    require(
+        isinstance(strategy.looks_ahead, bool),
+        f"looks_ahead is {strategy.looks_ahead!r}",
+        "Set looks_ahead = True if it is to hear of held-out losses, or leave it out.",
+    )
+    if not strategy.looks_ahead:
+        return
+    for tasks in (None, [4, 1, 5], [2]):
+        present, k = (None, ODD) if tasks is None else (torch.tensor(tasks), len(tasks))
+        before = _state_of(strategy)
+        with asking("trial() or objectives()"):
+            asked: dict[str, Any] = {"trial": strategy.trial(present), "objectives": strategy.objectives(present)}
+        for name, answer in asked.items():
+            n_dims = 1 if name == "trial" else 2
+            fits = isinstance(answer, Tensor) and answer.ndim == n_dims and answer.shape[-1] == k
+            require(
+                fits and answer.dtype is torch.float64 and answer.isfinite().all(),
+                f"{name}() for {k} of {ODD} tasks returned {answer!r}",
+                f"Return a finite tensor in torch.float64 of shape {'[K]' if n_dims == 1 else '[M, K]'}, here K = {k}.",
+            )
+        changed = _differing(before, strategy.state_dict())
+        require(
+            not changed,
+            f"trial() or objectives() changed its state in {', '.join(changed)}",
+            "They only tell. What it learns, it learns in foresee(), from what came of the trial step.",
+        )
+
+
+@CHECKS
+def an_outlook_that_is_not_finite_leaves_it_finite(subject: Subject) -> None:
+    """If it looks ahead, a trial step that led to NaN or infinity leaves its weights and its state finite."""
+    maker = maker_of(subject)
+    for value in (math.nan, math.inf, -math.inf):
+        strategy = maker(range(3))
+        if not strategy.looks_ahead:
+            return
+        before = _state_of(strategy)
+        slopes = torch.ones(len(strategy.objectives()), 3, dtype=torch.float64)
+        slopes[:, 1] = value
+        with asking("foresee()"):
+            strategy.foresee(slopes)
+        spoilt = [
+            name
+            for name, state in strategy.state_dict().items()
+            if isinstance(state, Tensor) and bool((~state.isfinite() & before[name].isfinite()).any())
+        ]
+        remedy = "Leave the state as it is unless slopes.isfinite().all()."
+        require(
+            not spoilt, f"After foresee() of a slope of {value} its state is not finite in {' '.join(spoilt)}", remedy
+        )
+        weights = _weights(strategy, _losses(3), _gradients(3))
+        require(weights.isfinite().all(), f"After foresee() of a slope of {value} it answers {listed(weights)}", remedy)
 
 
 @CHECKS

@@ -323,6 +323,56 @@ class LearnsTwice(Learned):
         return [*super().parameter_groups(), {"params": [self.scales[0]], "weight_decay": 0.0}]
 
 
+class LooksAhead(Plain):
+    """A sound strategy that lets each weight fall as far as the held-out losses would with it."""
+
+    looks_ahead = True
+
+    def trial(self, tasks=None):
+        return self.ones[self._present(tasks, self.ones)]
+
+    def foresee(self, slopes, tasks=None):
+        if self.training and slopes.isfinite().all():
+            present = self._present(tasks, slopes)
+            self.ones[present] = (self.ones[present] - 0.1 * slopes.sum(0)).clamp(0.1, 10)
+
+
+class LooksAheadPerhaps(LooksAhead):
+    looks_ahead = "yes"
+
+
+class TriesThemAll(LooksAhead):
+    def trial(self, tasks=None):
+        return self.ones.clone()
+
+
+class AsksOfThemAll(LooksAhead):
+    def objectives(self, tasks=None):
+        return torch.eye(self.n_tasks, dtype=torch.float64)
+
+
+class CountsTrials(LooksAhead):
+    def begin(self):
+        self.register_buffer("trials", torch.zeros((), dtype=torch.int64))
+
+    def trial(self, tasks=None):
+        self.trials += self.training
+        return super().trial(tasks)
+
+
+class LearnsFromNaN(LooksAhead):
+    def foresee(self, slopes, tasks=None):
+        if self.training:
+            present = self._present(tasks, slopes)
+            self.ones[present] = (self.ones[present] - 0.1 * slopes.sum(0)).clamp(0.1, 10)
+
+
+class WritesToSlopes(LooksAhead):
+    def foresee(self, slopes, tasks=None):
+        slopes *= 0.5
+        super().foresee(slopes, tasks)
+
+
 class Prints(Plain):
     def weights(self, losses, gramian=None, tasks=None):
         print(f"{len(losses)} losses")  # noqa: T201

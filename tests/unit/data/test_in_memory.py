@@ -79,3 +79,14 @@ def test_the_number_of_batches_in_a_pass():
     assert stream(10, 5).batches == 2
     assert stream(10, 100).batches == 1
     assert stream(10, 100).batch_size == 10
+
+
+def test_another_stream_draws_the_same_rows_in_an_order_of_its_own():
+    source = stream(30, 7, seed=3)
+    draw(source, 2)
+    names = ("held out", "held out", "else")
+    first, again, other = (draw(source.another(name), 30) for name in names)
+    assert first == again  # from the beginning, wherever the stream is
+    assert first != other
+    assert first != draw(stream(30, 7, seed=3), 30)
+    assert sorted(chain.from_iterable(first)) == sorted(list(range(30)) * 7)
