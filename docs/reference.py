@@ -185,6 +185,7 @@ def strategies_page() -> str:
         strategy = registry.load(record)
         options = ", ".join(f"`{name}`" for name in signature_of(strategy).names) or "none"
         extra = "; evaluates the batch again after the step" if strategy.watches_step else ""
+        extra += "; looks ahead to held-out rows" if strategy.looks_ahead else ""
         source = re.search(r"\(([^()]*(?:19|20)\d\d[^()]*)\)", " ".join(strategy.__doc__.split()))
         place = strategy.over.value if strategy.over else ""
         rows.append(

@@ -1,6 +1,7 @@
 """Loss-weighting strategies: one file each; ``base.py`` is the contract."""
 
 from mtlkit.strategies.aligned_mtl import AlignedMTL
+from mtlkit.strategies.auto_lambda import AutoLambda
 from mtlkit.strategies.base import GramianStrategy, Needs, Over, Strategy, Weighting
 from mtlkit.strategies.cagrad import CAGrad
 from mtlkit.strategies.config import ConFIG
@@ -17,6 +18,7 @@ from mtlkit.strategies.imtl_l import IMTLL
 from mtlkit.strategies.mgda import MGDA, MGDAUB
 from mtlkit.strategies.moco import MoCo
 from mtlkit.strategies.modo import MoDo
+from mtlkit.strategies.moml import MOML
 from mtlkit.strategies.nash_mtl import FairGrad, NashMTL
 from mtlkit.strategies.pcgrad import GradVac, PCGrad
 from mtlkit.strategies.rlw import RLW
@@ -35,9 +37,11 @@ __all__ = [
     "IMTLL",
     "MGDA",
     "MGDAUB",
+    "MOML",
     "RLW",
     "STCH",
     "AlignedMTL",
+    "AutoLambda",
     "CAGrad",
     "ConFIG",
     "DualProj",

@@ -18,8 +18,9 @@ SPARSE = [{"name": each, "options": {"gaps": 2}} for each in SHARED]  # so that 
 
 FEW = {"steps": 8, "steps_per_epoch": 2, "batch_size": 8}  # four epochs: dwa weighs all alike in the first two
 # What a run must be able to go on with: logits and a step that is watched, epoch averages, generators, a walk, state
-# of the size of the gradients; all of it in the middle of an epoch, with passes accumulated.
+# of the size of the gradients, held-out rows; all of it in the middle of an epoch, with passes accumulated.
 KEEPING = [
+    pytest.param({"name": "auto-lambda", "lr": 0.01}, id="auto-lambda"),
     "db-mtl",
     "dwa",
     "excess-mtl",
@@ -29,6 +30,7 @@ KEEPING = [
     "imtl",
     "moco",
     "modo",
+    "moml",
     "pcgrad",
     "rlw",
     pytest.param({"name": "stch", "warmup": 10}, id="stch"),
