@@ -6,21 +6,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from mtlkit.strategies.base import GramianStrategy, Needs, Over, Weighting
+from mtlkit.strategies.base import Needs, Over
+from mtlkit.strategies.preference import PreferringStrategy
 
 __all__ = ["AlignedMTL"]
 
 _ROUNDING = 1e-6  # of a product of two gradients, of their norms
 
 
-class AlignedMTL(GramianStrategy):
+class AlignedMTL(PreferringStrategy):
     """Independent component alignment (Senushkin, Patakin, Kuznetsov, Konushin, CVPR 2023, algorithm 1).
 
     With M = V diag(l) V', and l_min the least eigenvalue that is not 0,
@@ -41,20 +40,9 @@ class AlignedMTL(GramianStrategy):
     needs: ClassVar[Needs] = Needs.GRAMIAN
     over: ClassVar[Over | None] = Over.PARAMETERS
 
-    preference: Tensor  # [T]
+    plain_heads: ClassVar[bool] = True
 
-    def __init__(self, n_tasks: int, *, preference: Sequence[Annotated[float, Field(gt=0)]] | None = None) -> None:
-        super().__init__(n_tasks)
-        if preference is not None and len(preference) != n_tasks:
-            raise ValueError(f"preference needs one number for each of the {n_tasks} tasks; received {len(preference)}")
-        self.given = preference is not None
-        self.register_buffer("preference", torch.tensor(preference or [1.0] * n_tasks, dtype=torch.float64))
-
-    def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
-        gramian = self._given(gramian)
-        chosen = self.preference[self._present(tasks, losses)]
-        chosen = chosen if self.given else chosen / len(chosen)
-        plain = torch.ones_like(chosen)
+    def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(gramian)
         # What rounding may leave of an eigenvalue of 0: of float64 where the norms differ much, and of the gradients
         # themselves, which are in float32 as a rule. The least eigenvalue sets the scale of all.
@@ -62,7 +50,8 @@ class AlignedMTL(GramianStrategy):
         own = _ROUNDING * (vectors.abs().T @ gramian.diagonal().clamp(min=0).sqrt()).square()
         kept = values > rounding.maximum(own)
         if not kept.any():
-            return Weighting(chosen, head_weights=plain)  # all gradients are 0
+            return preference  # all gradients are 0
         least = values[kept].amin().sqrt()
         inverse = torch.where(kept, 1 / values.clamp(min=torch.finfo(values.dtype).tiny).sqrt(), 0.0)
-        return Weighting(least * (vectors @ (inverse * (vectors.T @ chosen))), head_weights=plain)
+        aligned: Tensor = least * (vectors @ (inverse * (vectors.T @ preference)))
+        return aligned

@@ -11,33 +11,39 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mtlkit.strategies.base import GramianStrategy, Needs, Over
+from mtlkit.strategies.base import Needs, Over
+from mtlkit.strategies.preference import PreferringStrategy
 from mtlkit.strategies.unit_gradients import cosines_of, equal_projections
 
 __all__ = ["ConFIG"]
 
 
-class ConFIG(GramianStrategy):
+class ConFIG(PreferringStrategy):
     """Conflict-free inverse gradients (Liu, Chu, Thuerey, ICLR 2025, equations 2 and 3).
 
     With u_i the unit gradients and U their matrix,
 
-        v = pinv(U') 1,  d = (sum_i g_i . v / ||v||) v / ||v||
+        v = pinv(U') p,  d = (sum_i g_i . v / ||v||) v / ||v||
 
-    so that d has the same angle with every gradient, no more than a right one, and is the longer the more they agree.
-    A weight may be negative, so the heads get their own gradients. A task whose gradient is 0 takes no part.
+    so that d has the same angle with every gradient where p is the same for all, no more than a right one, and is the
+    longer the more they agree; with a preference p, the cosines of the angles are in its proportion. A weight may be
+    negative, so the heads get their own gradients. A task whose gradient is 0 takes no part.
 
     Args:
         n_tasks: The number of tasks.
+        preference: p, one positive number for each task; the same for all by default.
+
+    Raises:
+        ValueError: If there is not one preference for each task.
     """
 
     needs: ClassVar[Needs] = Needs.GRAMIAN
     over: ClassVar[Over | None] = Over.PARAMETERS
     plain_heads: ClassVar[bool] = True
 
-    def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
+    def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
         cosines, inverse = cosines_of(gramian)
-        coefficients = equal_projections(cosines)  # of u_i in v
+        coefficients = equal_projections(cosines, preference / preference.amax())  # of u_i in v
         square = coefficients @ cosines @ coefficients  # ||v||^2
         if square <= torch.finfo(square.dtype).eps:
             return torch.zeros_like(inverse)  # opposite gradients: no direction serves them all

@@ -22,12 +22,16 @@ def cosines_of(gramian: Tensor) -> tuple[Tensor, Tensor]:
     return gramian * inverse * inverse[:, None], inverse
 
 
-def equal_projections(cosines: Tensor) -> Tensor:
+def equal_projections(cosines: Tensor, proportions: Tensor | float = 1.0) -> Tensor:
     """Return the coefficients of the unit gradients ``[K]`` that sum to equal projections on each: pinv(C) 1.
 
     Where there are none but 0 (opposite gradients), all ones.
+
+    Args:
+        cosines: C ``[K, K]``.
+        proportions: What the projections, and the ones, are instead of equal ``[K]``; at most 1.
     """
-    live = (cosines.diagonal() > 0).to(cosines)
+    live = (cosines.diagonal() > 0).to(cosines) * proportions
     values, vectors = torch.linalg.eigh(cosines)
     kept = values > _RANK * values.amax().clamp(min=0)
     inverse = torch.where(kept, 1 / values, 0.0)

@@ -13,47 +13,58 @@ import numpy as np
 from torch import Tensor
 
 from mtlkit.solvers import dual_cone
-from mtlkit.strategies.base import GramianStrategy, Needs, Over
+from mtlkit.strategies.base import Needs, Over
+from mtlkit.strategies.preference import PreferringStrategy
 
 __all__ = ["DualProj", "UPGrad"]
 
 
-class UPGrad(GramianStrategy):
+class UPGrad(PreferringStrategy):
     """Unconflicting projection of gradients (Quinton, Rey, 2024, equations 4 to 6).
 
-    Each gradient is projected on the dual cone of all, {d : d . g_j >= 0 for all j}, and the projections are averaged:
+    Each gradient is projected on the dual cone of all, {d : d . g_j >= 0 for all j}, and the projections are averaged,
+    or summed with a preference p, as in the paper's extension:
 
-        v_i = argmin over v >= e_i of v' M v,  d = sum_j w_j g_j  with  w = mean_i v_i
+        v_i = argmin over v >= e_i of v' M v,  d = sum_j w_j g_j  with  w = sum_i p_i v_i
 
     so that d hurts no task, to first order.
 
     Args:
         n_tasks: The number of tasks.
+        preference: p, one positive number for each task; 1/K for all by default.
+
+    Raises:
+        ValueError: If there is not one preference for each task.
     """
 
     needs: ClassVar[Needs] = Needs.GRAMIAN
     over: ClassVar[Over | None] = Over.PARAMETERS
 
-    def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
-        return self.solved(lambda m: dual_cone(m, np.eye(len(m))).mean(0), gramian)
+    def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
+        return preference @ self.solved(lambda m: dual_cone(m, np.eye(len(m))), gramian)
 
 
-class DualProj(GramianStrategy):
+class DualProj(PreferringStrategy):
     """The mean gradient, projected on the dual cone (GEM; Lopez-Paz, Ranzato, NeurIPS 2017, equation 11).
 
-        w = argmin over v >= u of v' M v,  u = 1/K,  d = sum_i w_i g_i
+        w = argmin over v >= p of v' M v,  d = sum_i w_i g_i
 
-    so that d hurts no task, to first order, and is otherwise as near to the mean gradient as can be.
+    so that d hurts no task, to first order, and is otherwise as near to sum_i p_i g_i, the mean gradient by default, as
+    can be.
 
     Departure from the paper, whose tasks come one after another: it projects the gradient of the latest of them on the
-    cone of those before, and here it is the mean of all that is projected.
+    cone of those before, and here it is the mean of all that is projected, or their sum with the preference.
 
     Args:
         n_tasks: The number of tasks.
+        preference: p, one positive number for each task; 1/K for all by default.
+
+    Raises:
+        ValueError: If there is not one preference for each task.
     """
 
     needs: ClassVar[Needs] = Needs.GRAMIAN
     over: ClassVar[Over | None] = Over.PARAMETERS
 
-    def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
-        return self.solved(lambda m: dual_cone(m, np.full((1, len(m)), 1 / len(m)))[0], gramian)
+    def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
+        return self.solved(lambda m: dual_cone(m, preference.cpu().numpy()[None])[0], gramian)

@@ -26,9 +26,9 @@ def random_gradients(seed, n_tasks, size=8):
     return rng.normal(size=(n_tasks, size)) * np.exp(rng.normal(size=(n_tasks, 1)))
 
 
-def weights_of(gradients):
+def weights_of(gradients, **options):
     rows = torch.from_numpy(gradients)
-    return ConFIG(len(rows)).weights(torch.ones(len(rows)).double(), rows @ rows.T).weights.numpy()
+    return ConFIG(len(rows), **options).weights(torch.ones(len(rows)).double(), rows @ rows.T).weights.numpy()
 
 
 @settings(max_examples=80, deadline=None)
@@ -52,6 +52,22 @@ def test_it_has_one_angle_with_every_gradient_and_hurts_none(seed, n_tasks):
     # It is as long as the gradients agree with it.
     agreement = (gradients @ direction).sum() / np.linalg.norm(direction)
     assert np.linalg.norm(direction) == pytest.approx(agreement, rel=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.lists(st.floats(0.1, 10), min_size=2, max_size=5))
+def test_with_a_preference_the_cosines_are_in_its_proportion(seed, preference):
+    gradients = random_gradients(seed, len(preference))
+    direction = weights_of(gradients, preference=preference) @ gradients
+    cosines = gradients @ direction / np.linalg.norm(gradients, axis=1) / np.linalg.norm(direction)
+    np.testing.assert_allclose(cosines / cosines.sum(), np.array(preference) / sum(preference), atol=1e-5)
+    agreement = (gradients @ direction).sum() / np.linalg.norm(direction)
+    assert np.linalg.norm(direction) == pytest.approx(agreement, rel=1e-6)
+
+
+def test_preferences_that_are_equal_change_nothing():
+    gradients = random_gradients(4, 3)
+    np.testing.assert_allclose(weights_of(gradients, preference=[7.0, 7.0, 7.0]), weights_of(gradients), rtol=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
@@ -95,9 +111,22 @@ def test_tasks_that_are_absent_take_no_part(network):
     model.assert_heads([1.0, 1.0], dense, [2, 0])
 
 
-def test_a_zero_gradient_takes_no_part():
+def test_tasks_that_are_absent_keep_their_preference(network):
+    model = network(3, seed=28)
+    dense = model.dense([2, 0])
+    weights = model.backward(ConFIG(3, preference=[1.0, 5.0, 3.0]), [2, 0]).weights
+    np.testing.assert_allclose(weights, weights_of(dense.rows.numpy(), preference=[3.0, 1.0]), rtol=1e-6)
+
+
+def test_one_preference_for_each_task():
+    with pytest.raises(ValueError, match="one number for each of the 2 tasks; received 1"):
+        ConFIG(2, preference=[1.0])
+
+
+@pytest.mark.parametrize("options", [{}, {"preference": [1.0, 9.0, 1.0]}])
+def test_a_zero_gradient_takes_no_part(options):
     gradients = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
-    weights = weights_of(gradients)
+    weights = weights_of(gradients, **options)
     assert weights[1] == 0
     np.testing.assert_allclose(weights @ gradients, conflict_free(gradients[[0, 2]]))
 

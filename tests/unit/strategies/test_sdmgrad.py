@@ -15,9 +15,10 @@ from mtlkit.strategies import MGDA, SDMGrad
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def direction_of(gradients, lam):
+def direction_of(gradients, lam, preference=None):
     """Return (g_w + lambda g_0) / (1 + lambda): of all faces' affine minima that lie inside, the shortest."""
-    held, best = lam * gradients.mean(0), None
+    held = lam * (gradients.mean(0) if preference is None else np.asarray(preference) @ gradients)
+    best = None
     for size in range(1, len(gradients) + 1):
         for face in map(list, itertools.combinations(range(len(gradients)), size)):
             edges = gradients[face[1:]] - gradients[face[0]]
@@ -35,9 +36,9 @@ def random_gradients(seed, n_tasks, size=6):
     return rng.normal(size=(n_tasks, size)) * np.exp(rng.normal(size=(n_tasks, 1)))
 
 
-def weights_of(gradients, lam):
+def weights_of(gradients, lam, **options):
     rows = torch.from_numpy(gradients)
-    return SDMGrad(len(rows), lam=lam).weights(torch.ones(len(rows)).double(), rows @ rows.T).weights.numpy()
+    return SDMGrad(len(rows), lam=lam, **options).weights(torch.ones(len(rows)).double(), rows @ rows.T).weights.numpy()
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,6 +64,19 @@ def test_the_conditions_of_the_minimum_hold(seed, lam):
     np.testing.assert_allclose(products[w > 1e-6], products.min(), atol=slack)
 
 
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.lists(st.floats(0.05, 2), min_size=2, max_size=4), st.sampled_from([0.3, 3.0]))
+def test_a_preference_says_near_to_which_sum(seed, preference, lam):
+    gradients = random_gradients(seed, len(preference))
+    direction = weights_of(gradients, lam, preference=preference) @ gradients
+    np.testing.assert_allclose(direction, direction_of(gradients, lam, preference), atol=1e-5)
+
+
+def test_with_a_large_lambda_it_is_the_sum_with_the_preference():
+    weights = weights_of(random_gradients(1, 3), 1e9, preference=[0.5, 0.2, 0.3])
+    np.testing.assert_allclose(weights, [0.5, 0.2, 0.3], atol=1e-8)
+
+
 def test_with_lambda_of_0_it_is_mgda():
     gradients = random_gradients(1, 4)
     rows = torch.from_numpy(gradients)
@@ -74,12 +88,14 @@ def test_with_a_large_lambda_it_is_the_mean_gradient():
     np.testing.assert_allclose(weights_of(random_gradients(1, 4), 1e9), 1 / 4, atol=1e-8)
 
 
-@pytest.mark.parametrize("lam", [0.3, 2.0])
-def test_a_run_takes_the_minimum(network, lam):
-    model, strategy = network(3, seed=28), SDMGrad(3, lam=lam)
+@pytest.mark.parametrize(("lam", "preference"), [(0.3, None), (2.0, None), (2.0, [0.7, 0.2, 0.1])])
+def test_a_run_takes_the_minimum(network, lam, preference):
+    model, strategy = network(3, seed=28), SDMGrad(3, lam=lam, preference=preference)
     for tasks in (None, None, [2, 0]):
         dense = model.dense(tasks)
         weights = model.backward(strategy, tasks).weights
-        model.assert_shared(torch.from_numpy(direction_of(dense.rows.numpy(), lam)), rtol=1e-7, atol=1e-9)
+        chosen = preference and [preference[task] for task in tasks or range(3)]
+        expected = direction_of(dense.rows.numpy(), lam, chosen)
+        model.assert_shared(torch.from_numpy(expected), rtol=1e-7, atol=1e-9)
         model.assert_heads(weights, dense, tasks)
         model.step()

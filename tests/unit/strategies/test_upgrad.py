@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,8 +20,8 @@ def projected(gradients, vector):
     return vector + multipliers @ gradients
 
 
-def unconflicting(gradients):
-    return np.mean([projected(gradients, each) for each in gradients], axis=0)
+def unconflicting(gradients, preference=None):
+    return np.average([projected(gradients, each) for each in gradients], axis=0, weights=preference)
 
 
 def random_gradients(seed, n_tasks, size=7):
@@ -29,9 +30,9 @@ def random_gradients(seed, n_tasks, size=7):
     return (gradients - 0.7 * gradients.mean(0)) * np.exp(rng.normal(size=(n_tasks, 1)))
 
 
-def weights_of(gradients):
+def weights_of(gradients, **options):
     rows = torch.from_numpy(gradients)
-    return UPGrad(len(rows)).weights(torch.ones(len(rows)).double(), rows @ rows.T).weights.numpy()
+    return UPGrad(len(rows), **options).weights(torch.ones(len(rows)).double(), rows @ rows.T).weights.numpy()
 
 
 @settings(max_examples=80, deadline=None)
@@ -40,6 +41,17 @@ def test_the_direction_is_the_mean_of_the_projections(seed, n_tasks):
     gradients = random_gradients(seed, n_tasks)
     longest = np.linalg.norm(gradients, axis=1).max()
     np.testing.assert_allclose(weights_of(gradients) @ gradients, unconflicting(gradients), atol=1e-7 * longest)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.lists(st.floats(0.1, 10), min_size=2, max_size=5))
+def test_a_preference_weighs_the_projections(seed, preference):
+    gradients = random_gradients(seed, len(preference))
+    longest = np.linalg.norm(gradients, axis=1).max()
+    direction = weights_of(gradients, preference=preference) @ gradients
+    expected = sum(preference) * unconflicting(gradients, preference)
+    np.testing.assert_allclose(direction, expected, atol=1e-6 * longest)
+    assert (gradients @ direction >= -1e-6 * longest * np.linalg.norm(gradients, axis=1)).all()
 
 
 @settings(max_examples=80, deadline=None)
@@ -80,11 +92,19 @@ def test_the_scale_of_a_loss_scales_its_projection_alone():
     np.testing.assert_allclose(weights_of(scaled) @ scaled, expected, atol=1e-7)
 
 
-def test_a_run_takes_the_mean_of_the_projections(network):
-    model, strategy = network(3, seed=28), UPGrad(3)
+@pytest.mark.parametrize("preference", [None, [0.2, 0.5, 0.3]])
+def test_a_run_takes_the_mean_of_the_projections(network, preference):
+    model, strategy = network(3, seed=28), UPGrad(3, preference=preference)
     for tasks in (None, None, [2, 0]):
         dense = model.dense(tasks)
         weights = model.backward(strategy, tasks).weights
-        model.assert_shared(torch.from_numpy(unconflicting(dense.rows.numpy())), rtol=1e-7, atol=1e-9)
+        chosen = preference and [preference[task] for task in tasks or range(3)]
+        expected = unconflicting(dense.rows.numpy(), chosen) * (sum(chosen) if chosen else 1)
+        model.assert_shared(torch.from_numpy(expected), rtol=1e-7, atol=1e-9)
         model.assert_heads(weights, dense, tasks)
         model.step()
+
+
+def test_one_preference_for_each_task():
+    with pytest.raises(ValueError, match="one number for each of the 2 tasks; received 1"):
+        UPGrad(2, preference=[1.0])
