@@ -10,6 +10,7 @@ import torch
 
 from mtlkit import InputSpec
 from mtlkit.architectures import HardSharing
+from mtlkit.builtins import BUILTINS
 from mtlkit.testing import Nonconformance
 from mtlkit.testing.architectures import CHECKS
 from mtlkit.testing.probes import RandomStates
@@ -216,6 +217,24 @@ def test_the_features_of_other_tasks_than_those_asked_for_are_found():
 )
 def test_a_sound_architecture_passes(check, component, settings):
     check.run(Subject.of(component, **settings))
+
+
+BUILTIN = [name for kind, name, _ in BUILTINS if kind == "architectures"]
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize(
+    "check", [each for each in CHECKS if each.name != "every_strategy_can_weigh_it"], ids=lambda check: check.name
+)
+def test_one_that_ships_passes(check, name):
+    check.run(Subject.of(f"mtlkit:{name}", kind="architectures", inputs=[InputSpec((4,))]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_one_that_ships_passes_on_images_too_and_with_every_strategy(check, name):
+    check.run(Subject.of(f"mtlkit:{name}", kind="architectures"))
 
 
 def test_the_checks_leave_random_state_alone():
