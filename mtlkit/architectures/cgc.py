@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from mtlkit.architectures.base import Architecture
-from mtlkit.architectures.mixture import Gate, GateInput, mixed, tensor_features
+from mtlkit.architectures.mixture import Gate, GateInput, mixed
+from mtlkit.architectures.requirements import tensor_features
 from mtlkit.encoders.base import Encoder
 from mtlkit.layers import Positive
 from mtlkit.specs import InputSpec
@@ -25,8 +26,9 @@ class CGC(Architecture):
 
         z_t = sum_i w_t(x)_i S_t(x)_i,    w_t(x) = softmax(W_t x),    S_t = [E_t1, ..., E_tm, E_s1, ..., E_sn]
 
-    Departure: where x is no tensor of numbers, but categories or parts, a gate looks at the mean of the features of the
-    experts that it chooses from in its place, a sequence or maps averaged over their positions.
+    Departure: where x is no tensor of numbers, but categories, parts or columns to be normalised, a gate looks at the
+    mean of the features of the experts that it chooses from in its place, a sequence or maps averaged over their
+    positions.
 
     The shared experts are what is shared, and each one's last layer stands last; gates and other experts are a task's
     own, and are computed only where their task takes part.
@@ -39,7 +41,7 @@ class CGC(Architecture):
         task_experts: The number of experts of each task's own.
 
     Raises:
-        ValueError: If the encoder makes several features by name.
+        ValueError: If the encoder has no parameters, or makes several features by name.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class CGC(Architecture):
         self.own: Any = nn.ModuleList(
             nn.ModuleList(make_encoder() for _ in range(task_experts)) for _ in range(n_tasks)
         )
-        self.gate_input = GateInput(inputs, self.features.shape)
+        self.gate_input = GateInput(inputs, first, self.features.shape)
         experts = task_experts + shared_experts
         self.gates: Any = nn.ModuleList(Gate(self.gate_input.size, experts) for _ in range(n_tasks))
 

@@ -6,9 +6,9 @@ another, at each position alike.
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
+
+from mtlkit.layers import image_norm
 
 __all__ = ["channels", "norm", "pointwise", "pooled"]
 
@@ -42,4 +42,4 @@ def pointwise(shape: tuple[int, ...], before: int, after: int) -> nn.Linear | nn
 
 def norm(shape: tuple[int, ...], width: int) -> nn.Module:
     """Return a new normalisation of that many channels for rows of the kind of this shape, each row by itself."""
-    return nn.GroupNorm(math.gcd(8, width), width) if len(shape) == _MAPS else nn.LayerNorm(width)
+    return image_norm("group", width) if len(shape) == _MAPS else nn.LayerNorm(width)

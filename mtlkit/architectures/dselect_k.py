@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlkit.architectures.base import Architecture
-from mtlkit.architectures.mixture import GateInput, mixed, tensor_features
+from mtlkit.architectures.mixture import GateInput, mixed
+from mtlkit.architectures.requirements import tensor_features
 from mtlkit.encoders.base import Encoder
 from mtlkit.layers import Positive
 from mtlkit.specs import InputSpec
@@ -34,8 +35,8 @@ class DSelectK(Architecture):
     tasks that took part.
 
     A ``static`` gate has a_t and v_tj for parameters. A ``per-example`` one computes them from the row by an affine
-    map; where the row is no tensor of numbers, but categories or parts, from the mean of the experts' features, a
-    sequence or maps averaged over their positions.
+    map; where the row is no tensor of numbers, but categories, parts or columns to be normalised, from the mean of the
+    experts' features, a sequence or maps averaged over their positions.
 
     Departures: where n is no power of 2, the codes that are left over stand for the first experts again, so that every
     code is an expert; the paper penalises what is put on them. The entropy of per-example gates is averaged over the
@@ -56,7 +57,7 @@ class DSelectK(Architecture):
         entropy: The weight of the penalty: the larger, the sooner a selector decides.
 
     Raises:
-        ValueError: If the encoder makes several features by name, or k is greater than n.
+        ValueError: If the encoder has no parameters, or makes several features by name, or k is greater than n.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class DSelectK(Architecture):
         first = make_encoder()
         self.features = tensor_features(first, "dselect-k")
         self.experts: Any = nn.ModuleList([first, *(make_encoder() for _ in range(experts - 1))])
-        self.gate_input = GateInput(inputs, self.features.shape) if gate == "per-example" else None
+        self.gate_input = GateInput(inputs, first, self.features.shape) if gate == "per-example" else None
         size = None if self.gate_input is None else self.gate_input.size
         self.gates: Any = nn.ModuleList(Selectors(experts, k, gamma=gamma, size=size) for _ in range(n_tasks))
         self._asked: dict[int, Tensor | None] = {}  # since the last penalty: the tasks, and what their gates looked at

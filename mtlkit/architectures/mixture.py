@@ -10,38 +10,28 @@ from torch import Tensor, nn
 
 from mtlkit.architectures.channels import channels, pooled
 from mtlkit.encoders.base import Encoder
-from mtlkit.specs import FeatureSpec, InputSpec
+from mtlkit.specs import InputSpec
 
-__all__ = ["Gate", "GateInput", "mixed", "tensor_features"]
-
-
-def tensor_features(encoder: Encoder, architecture: str) -> FeatureSpec:
-    """Return the features of an encoder that makes one tensor.
-
-    Raises:
-        ValueError: If it makes several, by name.
-    """
-    if encoder.features.parts:
-        raise ValueError(
-            f"{architecture} mixes features that are one tensor, and {type(encoder).__name__} makes several: "
-            f"{encoder.features}"
-        )
-    return encoder.features
+__all__ = ["Gate", "GateInput", "mixed"]
 
 
 class GateInput:
     """What the gates of a mixture look at.
 
-    It is the row, flattened, where that is one tensor of numbers. Categories are no numbers, and parts are no one
-    tensor: for such rows it is the mean over the experts of what they make of it, averaged over its positions.
+    It is the row, flattened, where that is one tensor of numbers, and fit to be looked at. Categories are no numbers,
+    parts are no one tensor, and where the encoder has to read something off the training rows first
+    (:meth:`Encoder.prepare`), numbers may be of any size, or missing: for such rows it is the mean over the experts of
+    what they make of it, averaged over its positions.
 
     Args:
         inputs: What a row is.
-        made: The shape of what each expert makes of it.
+        expert: One of the encoders.
+        made: The shape of what each of them makes of a row.
     """
 
-    def __init__(self, inputs: InputSpec, made: tuple[int, ...]) -> None:
-        self.is_row = not inputs.parts and not inputs.categories
+    def __init__(self, inputs: InputSpec, expert: Encoder, made: tuple[int, ...]) -> None:
+        as_given = type(expert).prepare is Encoder.prepare
+        self.is_row = as_given and not inputs.parts and not inputs.categories
         self.size = inputs.size if self.is_row else channels(made)
 
     def __call__(self, rows: Any, experts: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import nn
 
 from mtlkit.architectures.base import Architecture
-from mtlkit.architectures.mixture import Gate, GateInput, mixed, tensor_features
+from mtlkit.architectures.mixture import Gate, GateInput, mixed
+from mtlkit.architectures.requirements import tensor_features
 from mtlkit.encoders.base import Encoder
 from mtlkit.specs import InputSpec
 
@@ -24,8 +25,8 @@ class MMoE(Architecture):
 
         z_t = sum_i g_t(x)_i f_i(x),    g_t(x) = softmax(W_t x)
 
-    Departure: where x is no tensor of numbers, but categories or parts, the gates look at the mean of the experts'
-    features in its place, a sequence or maps averaged over their positions.
+    Departure: where x is no tensor of numbers, but categories, parts or columns to be normalised, the gates look at the
+    mean of the experts' features in its place, a sequence or maps averaged over their positions.
 
     The experts are what is shared, and each expert's last layer stands last; a gate is its task's own. All experts are
     computed whichever tasks take part, and the gates of those alone.
@@ -37,7 +38,7 @@ class MMoE(Architecture):
         experts: The number of experts.
 
     Raises:
-        ValueError: If the encoder makes several features by name.
+        ValueError: If the encoder has no parameters, or makes several features by name.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class MMoE(Architecture):
         first = make_encoder()
         self.features = tensor_features(first, "mmoe")
         self.experts: Any = nn.ModuleList([first, *(make_encoder() for _ in range(experts - 1))])
-        self.gate_input = GateInput(inputs, self.features.shape)
+        self.gate_input = GateInput(inputs, first, self.features.shape)
         self.gates: Any = nn.ModuleList(Gate(self.gate_input.size, experts) for _ in range(n_tasks))
 
     def forward(self, inputs: Any, tasks: Sequence[int]) -> list[Any]:

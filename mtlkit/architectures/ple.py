@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.architectures.base import Architecture
-from mtlkit.architectures.chain import passed, stage_shapes
 from mtlkit.architectures.channels import channels, pooled
-from mtlkit.architectures.mixture import Gate, GateInput, mixed, tensor_features
+from mtlkit.architectures.mixture import Gate, GateInput, mixed
+from mtlkit.architectures.requirements import stage_shapes
 from mtlkit.encoders.base import Encoder
 from mtlkit.layers import Positive
 from mtlkit.specs import InputSpec
@@ -34,8 +34,8 @@ class PLE(Architecture):
 
     Departures: the experts of a level are the next stages of those of the one before it, rather than small networks of
     their own. A gate looks at a hidden sequence or maps averaged over their positions. At the first level, where the
-    row is no tensor of numbers, but categories or parts, a gate looks at the mean of what the experts that it chooses
-    from make of it.
+    row is no tensor of numbers, but categories, parts or columns to be normalised, a gate looks at the mean of what the
+    experts that it chooses from make of it.
 
     Below the last level all experts are trained by all tasks, through what is shared; so are the gates, but for those
     of a task that lead to its last level. At the last level the shared experts alone are shared; each one's last layer
@@ -50,7 +50,8 @@ class PLE(Architecture):
         task_experts: The number of experts of each task's own, at each level.
 
     Raises:
-        ValueError: If the encoder has fewer stages than there are levels, or a stage that does not make one tensor.
+        ValueError: If the encoder has no parameters, fewer stages than there are levels, or a stage that does not make
+            one tensor.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class PLE(Architecture):
     ) -> None:
         super().__init__()
         first = make_encoder()
-        self.features = tensor_features(first, "ple")
+        self.features = first.features
         shapes = stage_shapes(first, inputs, "ple")
         if levels > len(shapes):
             raise ValueError(
@@ -80,7 +81,7 @@ class PLE(Architecture):
         self.spans = [range(start, end) for start, end in itertools.pairwise(edges)]
         # What a gate looks at: the row, then what came of the level before.
         hidden = [shapes[span[-1]] for span in self.spans]
-        self.gate_input = GateInput(inputs, hidden[0])
+        self.gate_input = GateInput(inputs, first, hidden[0])
         sizes = [self.gate_input.size, *(channels(shape) for shape in hidden[:-1])]
         some, every = task_experts + shared_experts, n_tasks * task_experts + shared_experts
         self.task_gates: Any = nn.ModuleList(nn.ModuleList(Gate(size, some) for _ in range(n_tasks)) for size in sizes)
@@ -126,4 +127,6 @@ class PLE(Architecture):
 def _run(expert: Encoder, stages: range, hidden: Any, inputs: Any, contexts: dict[Encoder, Any]) -> Any:
     if expert not in contexts:
         contexts[expert] = expert.context(inputs)
-    return passed(expert, stages, hidden, contexts[expert])
+    for index in stages:
+        hidden = expert.through(index, hidden, contexts[expert])
+    return hidden

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit import Encoder, FeatureSpec, InputSpec
-from mtlkit.encoders import CNN, MLP
+from mtlkit.encoders import CNN, MLP, Tabular
 
 VECTOR, IMAGE, TEXT = InputSpec((4,)), InputSpec((1, 6, 6)), InputSpec((5,), categories=(7,) * 5)
 
@@ -83,6 +83,7 @@ KINDS = {
     "maps": (IMAGE, lambda: Maps(IMAGE)),
     "sentences": (TEXT, lambda: Sentences(TEXT)),
     "scales": (IMAGE, lambda: Scales(IMAGE)),
+    "table": (VECTOR, lambda: Tabular(VECTOR, width=5, depth=2)),
     "closed": (VECTOR, lambda: Closed(VECTOR)),
 }
 
@@ -115,6 +116,8 @@ class Built:
                     parameter.add_(torch.randn_like(parameter), alpha=0.1)
             shape = (6, *inputs.shape)
             self.rows = torch.randint(7, shape) if inputs.categories else torch.randn(shape).double()
+            if kind == "table":
+                self.rows[1, 2] = torch.nan  # a number that is missing
 
     def features(self, *tasks):
         return self.architecture(self.rows, list(tasks))

@@ -57,5 +57,5 @@ def test_the_shared_experts_are_what_is_shared(build):
 
 
 def test_an_encoder_of_several_features_is_refused(build):
-    with pytest.raises(ValueError, match="cgc mixes features that are one tensor, and Scales makes several"):
+    with pytest.raises(ValueError, match="cgc takes features that are one tensor, and Scales makes several"):
         build(CGC, "scales")

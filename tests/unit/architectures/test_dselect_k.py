@@ -200,7 +200,7 @@ def test_it_begins_without_a_preference():
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        ("scales", {}, "dselect-k mixes features that are one tensor, and Scales makes several"),
+        ("scales", {}, "dselect-k takes features that are one tensor, and Scales makes several"),
         ("mlp", {"experts": 3, "k": 4}, "k is how many of the experts a task selects: at most 3; received 4"),
     ],
 )

@@ -38,6 +38,16 @@ def test_the_gates_of_categories_look_at_the_mean_of_the_experts(build):
         torch.testing.assert_close(features[row], one * first[row] + other * second[row], rtol=1e-12, atol=1e-14)
 
 
+def test_the_gates_of_columns_to_be_normalised_look_at_the_mean_of_the_experts(build):
+    built = build(MMoE, "table", experts=2)
+    assert built.rows.isnan().any()
+    first, second = (encoder(built.rows) for encoder in built.made)
+    (features,) = built.features(0)
+    for row in range(6):
+        one, other = softmax(built.architecture.gates[0].layer.weight @ (first[row] + second[row]) / 2)
+        torch.testing.assert_close(features[row], one * first[row] + other * second[row], rtol=1e-12, atol=1e-14)
+
+
 def test_integer_images_are_numbers_to_the_gates(build):
     built = build(MMoE, "mlp")
     gate = built.architecture.gates[0]
@@ -66,6 +76,6 @@ def test_the_last_layers_of_all_experts_stand_last(build):
 
 def test_an_encoder_of_several_features_is_refused(build):
     with pytest.raises(
-        ValueError, match=r"mmoe mixes features that are one tensor, and Scales makes several: \{fine: "
+        ValueError, match=r"mmoe takes features that are one tensor, and Scales makes several: \{fine: "
     ):
         build(MMoE, "scales")

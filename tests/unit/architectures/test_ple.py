@@ -116,7 +116,7 @@ def test_the_last_layers_of_the_shared_experts_stand_last(build):
     ("kind", "options", "said"),
     [
         ("closed", {}, "ple acts between the stages of an encoder, and Closed has none"),
-        ("scales", {}, "ple mixes features that are one tensor, and Scales makes several"),
+        ("scales", {}, "ple takes features that are one tensor, and Scales makes several"),
         ("mlp", {"levels": 3}, "each of the 3 levels of ple takes a stage of the encoder, and MLP has 2"),
     ],
 )

@@ -1,23 +1,49 @@
-"""An encoder as a chain of stages, for architectures that act between them."""
+"""What an architecture requires of the encoders that it is built on; what one lacks is a ValueError that says so."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtlkit.encoders.base import Encoder
-from mtlkit.specs import InputSpec
+from mtlkit.specs import FeatureSpec, InputSpec
 from mtlkit.tensors import Tensors, told
 
-__all__ = ["passed", "stage_shapes"]
+__all__ = ["require_parameters", "stage_shapes", "tensor_features"]
 
 _ROWS = 2
 
 
+def require_parameters(encoder: Encoder, architecture: str) -> None:
+    """Require of an encoder that it has something to train.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if next(encoder.parameters(), None) is None:
+        raise ValueError(
+            f"{architecture} shares what an encoder learns, and {type(encoder).__name__} has no parameters; "
+            "hard-sharing takes it as it is"
+        )
+
+
+def tensor_features(encoder: Encoder, architecture: str) -> FeatureSpec:
+    """Return the features of an encoder that learns, and makes one tensor.
+
+    Raises:
+        ValueError: If it has no parameters, or makes several tensors, by name.
+    """
+    require_parameters(encoder, architecture)
+    if encoder.features.parts:
+        raise ValueError(
+            f"{architecture} takes features that are one tensor, and {type(encoder).__name__} makes several: "
+            f"{encoder.features}"
+        )
+    return encoder.features
+
+
 def stage_shapes(encoder: Encoder, inputs: InputSpec, architecture: str) -> list[tuple[int, ...]]:
-    """Return the shape of a row after each stage of an encoder, learned from a few blank rows.
+    """Return the shape of a row after each stage of an encoder that learns, found from a few blank rows.
 
     Args:
         encoder: The encoder; its state is left as it is.
@@ -25,18 +51,21 @@ def stage_shapes(encoder: Encoder, inputs: InputSpec, architecture: str) -> list
         architecture: Who asks, for the error.
 
     Raises:
-        ValueError: If the encoder has no stages, or a stage does not make one tensor of the rows.
+        ValueError: If the encoder has no parameters or no stages, or a stage does not make one tensor of the rows.
     """
+    tensor_features(encoder, architecture)
     name = type(encoder).__name__
     count = len(encoder.stages())
     if not count:
         raise ValueError(f"{architecture} acts between the stages of an encoder, and {name} has none")
-    rows, shapes = _blank(inputs), []
+    rows = _blank(inputs)
+    shapes: list[tuple[int, ...]] = []
     modes = {module: module.training for module in encoder.modules()}
     encoder.eval()
     try:
         with torch.no_grad():
-            context, hidden = encoder.context(rows), rows
+            context = encoder.context(rows)
+            hidden = rows
             for index in range(count):
                 hidden = encoder.through(index, hidden, context)
                 if not isinstance(hidden, Tensor) or len(hidden) != _ROWS:
@@ -49,13 +78,6 @@ def stage_shapes(encoder: Encoder, inputs: InputSpec, architecture: str) -> list
         for module, mode in modes.items():
             module.training = mode
     return shapes
-
-
-def passed(encoder: Encoder, stages: range, hidden: Any, context: Any) -> Any:
-    """Return what some of the stages, one after another, make of what the one before them made."""
-    for index in stages:
-        hidden = encoder.through(index, hidden, context)
-    return hidden
 
 
 def _blank(inputs: InputSpec) -> Tensors:
