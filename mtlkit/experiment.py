@@ -152,6 +152,12 @@ class Experiment:
     device: torch.device
 
     @property
+    def streams(self) -> list[Stream]:
+        """Everything that training rows are drawn from: the streams of all groups, then those that are held out."""
+        held_out = [group.held_out for group in self.groups if group.held_out is not None]
+        return [*(group.stream for group in self.groups), *held_out]
+
+    @property
     def labels(self) -> list[str]:
         """The tasks' labels, in order."""
         return [bound.label for bound in self.tasks]

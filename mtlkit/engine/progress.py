@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from mtlkit.data.stream import Stream
 from mtlkit.engine import checkpoint
 from mtlkit.engine.events import TaskResult
 from mtlkit.engine.run import RunFolder
@@ -56,7 +55,7 @@ class Progress:
         try:
             experiment.optimizer.load_state_dict(state["optimizer"])
             experiment.strategy.load_state_dict(state["strategy"])
-            for stream, saved in zip(_streams(experiment), state["streams"], strict=True):
+            for stream, saved in zip(experiment.streams, state["streams"], strict=True):
                 stream.restore(saved)
             torch.set_rng_state(state["random"]["cpu"])
             if "cuda" in state["random"] and experiment.device.type == "cuda":
@@ -75,7 +74,7 @@ class Progress:
             "progress": asdict(self),
             "optimizer": experiment.optimizer.state_dict(),
             "strategy": experiment.strategy.state_dict(),
-            "streams": [stream.state() for stream in _streams(experiment)],
+            "streams": [stream.state() for stream in experiment.streams],
             "random": random,
             "records": run.sizes(),
         }
@@ -107,9 +106,3 @@ class Progress:
         bound = experiment.tasks[experiment.labels.index(label)]
         sign = -1 if bound.task.metrics()[metric].higher_is_better else 1
         return sign * results[label].metrics[metric]
-
-
-def _streams(experiment: Experiment) -> list[Stream]:
-    """Return everything that rows are drawn from, in an order that does not change."""
-    held_out = [group.held_out for group in experiment.groups if group.held_out is not None]
-    return [*(group.stream for group in experiment.groups), *held_out]
