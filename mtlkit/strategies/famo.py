@@ -6,17 +6,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from mtlkit.strategies.base import Strategy, Weighting
+from mtlkit.strategies.descent import Descent, Method
 
 __all__ = ["FAMO"]
 
-_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # Adam's defaults (Kingma, Ba, ICLR 2015)
 _SMALLEST = 1e-8  # what a loss is over its lower bound at least: the weights hold its inverse
 
 
@@ -49,9 +49,6 @@ class FAMO(Strategy):
 
     logits: Tensor  # [T] xi
     seen: Tensor  # [T] log D(t)
-    adam_steps: Tensor  # [T]
-    adam_mean: Tensor  # [T]
-    adam_square: Tensor  # [T]
 
     def __init__(
         self,
@@ -59,12 +56,13 @@ class FAMO(Strategy):
         *,
         lr: Annotated[float, Field(gt=0)] = 0.025,
         gamma: Annotated[float, Field(ge=0)] = 0.001,
-        optimizer: Literal["adam", "sgd"] = "adam",
+        optimizer: Method = "adam",
         lower_bound: float = 0.0,
     ) -> None:
         super().__init__(n_tasks)
-        self.lr, self.gamma, self.optimizer, self.lower_bound = lr, gamma, optimizer, lower_bound
-        for name in ("logits", "seen", "adam_steps", "adam_mean", "adam_square"):
+        self.gamma, self.lower_bound = gamma, lower_bound
+        self.descent = Descent(n_tasks, optimizer, lr)
+        for name in ("logits", "seen"):
             self.register_buffer(name, torch.zeros(n_tasks, dtype=torch.float64))
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
@@ -83,16 +81,7 @@ class FAMO(Strategy):
         fell = self.seen[present] - self._above(losses).log()  # [K]
         z = torch.softmax(self.logits[present], 0)
         gradient = z * (fell - (z * fell).sum()) + self.gamma * self.logits[present]
-        self.logits[present] -= self._step(gradient, present)
+        self.logits[present] -= self.descent.step(gradient, present)
 
     def _above(self, losses: Tensor) -> Tensor:
         return (losses - self.lower_bound).clamp(min=_SMALLEST)
-
-    def _step(self, gradient: Tensor, present: Tensor) -> Tensor:
-        if self.optimizer == "sgd":
-            return self.lr * gradient
-        steps = self.adam_steps[present] + 1
-        mean = _BETA1 * self.adam_mean[present] + (1 - _BETA1) * gradient
-        square = _BETA2 * self.adam_square[present] + (1 - _BETA2) * gradient**2
-        self.adam_steps[present], self.adam_mean[present], self.adam_square[present] = steps, mean, square
-        return self.lr * (mean / (1 - _BETA1**steps)) / ((square / (1 - _BETA2**steps)).sqrt() + _EPS)

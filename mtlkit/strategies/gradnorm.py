@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
+from mtlkit.strategies.descent import Descent, Method
 
 __all__ = ["GradNorm"]
 
-_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # Adam's defaults (Kingma, Ba, ICLR 2015)
 _FLOOR = 1e-3  # the least weight: at 0 a task would be off for good, below 0 its loss would be climbed
 
 
@@ -56,9 +56,6 @@ class GradNorm(Strategy):
 
     task_weights: Tensor  # [T]
     initial: Tensor  # [T] L_i(0); NaN until it is known
-    adam_steps: Tensor  # [T]
-    adam_mean: Tensor  # [T]
-    adam_square: Tensor  # [T]
 
     def __init__(
         self,
@@ -67,15 +64,14 @@ class GradNorm(Strategy):
         *,
         alpha: Annotated[float, Field(ge=0)] = 1.5,
         lr: Annotated[float, Field(gt=0)] = 0.025,
-        optimizer: Literal["adam", "sgd"] = "adam",
+        optimizer: Method = "adam",
         initial_loss: Literal["first", "log-classes"] = "first",
     ) -> None:
         super().__init__(n_tasks)
-        self.alpha, self.lr, self.optimizer = alpha, lr, optimizer
+        self.alpha = alpha
+        self.descent = Descent(n_tasks, optimizer, lr)
         self.register_buffer("task_weights", torch.ones(n_tasks, dtype=torch.float64))
         self.register_buffer("initial", _initial_losses(n_tasks, n_classes, initial_loss))
-        for name in ("adam_steps", "adam_mean", "adam_square"):
-            self.register_buffer(name, torch.zeros(n_tasks, dtype=torch.float64))
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
         if gramian is None:
@@ -115,17 +111,8 @@ class GradNorm(Strategy):
         initial = torch.where(initial.isnan(), losses, initial)
         self.initial[present] = initial
         gradient = self.balance_gradient(weights, losses, norms, initial)
-        descended = (weights - self._step(gradient, present)).clamp(min=_FLOOR)
+        descended = (weights - self.descent.step(gradient, present)).clamp(min=_FLOOR)
         return descended * (weights.sum() / descended.sum())
-
-    def _step(self, gradient: Tensor, present: Tensor) -> Tensor:
-        if self.optimizer == "sgd":
-            return self.lr * gradient
-        steps = self.adam_steps[present] + 1
-        mean = _BETA1 * self.adam_mean[present] + (1 - _BETA1) * gradient
-        square = _BETA2 * self.adam_square[present] + (1 - _BETA2) * gradient**2
-        self.adam_steps[present], self.adam_mean[present], self.adam_square[present] = steps, mean, square
-        return self.lr * (mean / (1 - _BETA1**steps)) / ((square / (1 - _BETA2**steps)).sqrt() + _EPS)
 
 
 def _initial_losses(n_tasks: int, n_classes: Sequence[int | None] | None, initial_loss: str) -> Tensor:

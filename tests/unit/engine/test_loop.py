@@ -351,11 +351,11 @@ class TestMissingLabels:
                 assert list(step[part]) == expected
             state = checkpoint.load_state(run.folder / "checkpoints" / f"step-{step['step']:06d}")["strategy"]
             if strategy == "gradnorm":
-                after = {name: state[name][1] for name in ("task_weights", "initial", "adam_steps", "adam_mean")}
+                after = {name: state[name][1] for name in ("task_weights", "initial", "descent.steps", "descent.mean")}
                 assert before is None or is_present or torch.equal(*map(_stack, (before, after)))
                 before = after
         if strategy == "gradnorm":
-            assert before["adam_steps"] == sum(present)
+            assert before["descent.steps"] == sum(present)
 
     def test_of_every_task_in_a_batch(self, train, toy):
         class Rare(toy.Points):

@@ -136,7 +136,7 @@ def test_losses_that_are_not_finite_teach_it_nothing():
     strategy.weights(vector(1.0, 2.0))
     strategy.observe(vector(1.0, float("nan")))
     assert strategy.logits.tolist() == [0.0, 0.0]
-    assert strategy.adam_steps.tolist() == [0.0, 0.0]
+    assert strategy.descent.steps.tolist() == [0.0, 0.0]
 
 
 def test_a_loss_at_its_bound_leaves_all_finite():
