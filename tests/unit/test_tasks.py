@@ -1,4 +1,4 @@
-"""Tasks of the usual kinds: a subclass with nothing but rows and a target keeps every promise, and its loss is right."""
+"""Tasks of the usual kinds: a subclass with rows and a target keeps every promise, and its loss is right."""
 
 from __future__ import annotations
 
