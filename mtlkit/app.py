@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mtlkit.assemble import build as build_resolved
+from mtlkit.audit import Audit, audit
 from mtlkit.config import RunConfig
 from mtlkit.data.splits import SPLITS
 from mtlkit.engine import checkpoint
@@ -36,6 +39,7 @@ __all__ = [
     "check",
     "evaluate",
     "finished",
+    "inspect",
     "train",
 ]
 
@@ -90,6 +94,22 @@ def check(config: Config, *, registry: Registry | None = None) -> tuple[Resolved
     with run_settings(experiment):
         probe(experiment)
     return resolved, experiment
+
+
+def inspect(config: Config, *, registry: Registry | None = None) -> tuple[Resolved, Experiment, Audit]:
+    """Check a configuration, then look at its rows and take a few steps, to find what would spoil the training.
+
+    Raises:
+        MtlkitError: As :func:`check`.
+    """
+    resolved = resolve(as_document(config), registry or Registry.discover())
+    HookListener(resolved)
+    experiment = build_resolved(resolved)
+    first = [group.tasks[0] for group in experiment.groups]
+    sizes = [resolved.config.tasks[index].batch_size or resolved.config.training.batch_size for index in first]
+    with run_settings(experiment):
+        torch.manual_seed(experiment.plan.seed)
+        return resolved, experiment, audit(experiment, sizes)
 
 
 def train(

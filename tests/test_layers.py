@@ -16,7 +16,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mtlkit"
 
-ROOTS = {"_version", "errors", "plainjson"}
+ROOTS = {"_version", "errors", "findings", "plainjson"}
 SHAPE = {"config", "hookspecs", "options", "overrides", "problems", "yamlfile"}
 NAMES = {"builtins", "registry", "scaffold", "summaries"}
 MATHS = {
@@ -43,6 +43,7 @@ BELOW_CLI = BELOW_ASSEMBLE | {
     "resolve",
     "assemble",
     "app",
+    "audit",
     "baselines",
     "doctor",
     "provenance",
@@ -60,6 +61,7 @@ MAY_IMPORT = {
     "engine": {"errors", "plainjson", "engine"} | MATHS,
     "resolve": BELOW_ASSEMBLE,
     "assemble": BELOW_ASSEMBLE | {"resolve"},
+    "audit": {"audit", "engine", "errors", "findings"} | MATHS,
     **dict.fromkeys(["app", "baselines", "provenance", "report", "runhooks", "testing"], BELOW_CLI),
     "doctor": ROOTS | SHAPE | NAMES | {"doctor"},
     "cli": ROOTS | SHAPE | NAMES | {"cli"},

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtlkit._version import __version__
-from mtlkit.doctor.findings import Finding, Level, about_distribution, about_environment, merged
+from mtlkit.doctor.findings import about_distribution, about_environment
 from mtlkit.doctor.process import Answer, Lost, Printed, Process, line_of
 from mtlkit.errors import PluginError, closest
+from mtlkit.findings import Finding, Level, merged
 from mtlkit.registry import Distribution, Record, Registry, State, Status
 from mtlkit.registry.distributions import Origin, is_file
 

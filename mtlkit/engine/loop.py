@@ -32,7 +32,7 @@ from mtlkit.experiment import Experiment
 from mtlkit.gradients import Measurement, backward
 from mtlkit.task import Split
 
-__all__ = ["fit"]
+__all__ = ["fit", "forward_backward"]
 
 
 def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopRequest) -> dict[str, TaskResult]:
@@ -50,7 +50,7 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
     while progress.step < plan.steps:
         started = time.perf_counter()
         rate = _set_learning_rates(experiment, progress.step)
-        passes = [_forward_backward(experiment, progress.step) for _ in range(plan.accumulate)]
+        passes = [forward_backward(experiment, progress.step) for _ in range(plan.accumulate)]
         _check_and_clip_gradient(experiment, progress.step)
         experiment.optimizer.step()
         experiment.optimizer.zero_grad()
@@ -113,7 +113,7 @@ class _Pass(NamedTuple):
     batches: list[Split]
 
 
-def _forward_backward(experiment: Experiment, step: int) -> _Pass:
+def forward_backward(experiment: Experiment, step: int) -> _Pass:
     """Draw a batch of every source and backpropagate the weighted losses."""
     batches = [group.stream.next() for group in experiment.groups]
     ahead = outlook(experiment, batches)
