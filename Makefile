@@ -8,7 +8,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO  := .demo
 
-PLUGINS := plugins/mtlkit-digits plugins/mtlkit-tensorboard
+PLUGINS := plugins/mtlkit-digits plugins/mtlkit-tensorboard plugins/mtlkit-torchjd
 
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
