@@ -123,11 +123,11 @@ def _project(gramian: Array, orders: Array) -> Array:
 def _vaccinate(gramian: Array, orders: Array, goals: Array, beta: float) -> Array:
     """Return the sum of the changed gradients' coefficients ``[K]``; `goals` is brought up to date in place."""
     every = np.arange(len(gramian))
-    coefficients = np.eye(len(gramian))
+    coefficients, images = np.eye(len(gramian)), gramian.copy()  # images[i, k] is gh_i . g_k
     norms = np.sqrt(np.diag(gramian).clip(min=0))
     for others in orders.T:
-        own = np.sqrt(np.einsum("ik,kl,il->i", coefficients, gramian, coefficients).clip(min=0))  # ||gh_i||
-        products = np.einsum("ik,ki->i", coefficients, gramian[:, others])
+        own = np.sqrt((images * coefficients).sum(1).clip(min=0))  # ||gh_i||
+        products = images[every, others]
         meets = (others != every) & (own > 0) & (norms[others] > 0)
         rows, met = every[meets], others[meets]
         cosine = (products[meets] / (own[meets] * norms[met])).clip(-1, 1)
@@ -136,5 +136,6 @@ def _vaccinate(gramian: Array, orders: Array, goals: Array, beta: float) -> Arra
         short = (cosine < goal) & (goal_sine > 0)
         change = own[meets][short] * (goal * sine - cosine * goal_sine)[short] / (norms[met] * goal_sine)[short]
         coefficients[rows[short], met[short]] += change
+        images[rows[short]] += change[:, None] * gramian[met[short]]
         goals[rows, met] = (1 - beta) * goal + beta * cosine
     return np.asarray(coefficients.sum(0))
