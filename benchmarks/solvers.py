@@ -6,17 +6,26 @@ The gradients are random, of 4096 numbers each, with norms that differ by up to 
 order, so that half of all pairs conflict a little, and once around ten centres and their opposites, so that many
 conflict a lot. What is printed is the median over the rounds. One thread, because matrices as small as these gain
 nothing by a second one, and lose much where another process has its core.
+
+Where TorchJD is installed, the same is printed for its methods beside mtlkit's strategies, both asked for the weights
+from a Gram matrix in a tensor: the milliseconds of each, and how many times as long TorchJD takes. Of what takes long,
+the rounds are as many as fit into two seconds.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import torch
 
+from mtlkit import strategies
 from mtlkit.solvers import (
     cagrad_weights,
     dual_cone,
@@ -40,6 +49,33 @@ SOLVERS: dict[str, Callable[[np.ndarray], object]] = {
 }
 
 
+BUDGET_S = 2.0
+
+
+def peers() -> dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]]:
+    """Return mtlkit's strategies and TorchJD's weightings, by method: what makes one for a number of tasks."""
+    from torchjd import aggregation  # noqa: PLC0415 - it need not be there
+
+    found = {
+        "upgrad": (strategies.UPGrad, lambda _: aggregation.UPGradWeighting()),
+        "dualproj": (strategies.DualProj, lambda _: aggregation.DualProjWeighting()),
+        "mgda": (strategies.MGDA, lambda _: aggregation.MGDAWeighting()),
+        "aligned-mtl": (strategies.AlignedMTL, lambda _: aggregation.AlignedMTLWeighting()),
+        "imtl-g": (strategies.IMTLG, lambda _: aggregation.IMTLGWeighting()),
+        "pcgrad": (strategies.PCGrad, lambda _: aggregation.PCGradWeighting()),
+        "gradvac": (strategies.GradVac, lambda _: aggregation.GradVacWeighting()),
+        "sdmgrad": (strategies.SDMGrad, lambda _: aggregation.SDMGradWeighting()),
+        "modo": (strategies.MoDo, lambda _: aggregation.MoDoWeighting()),
+    }
+    if importlib.util.find_spec("scipy"):
+        found["fairgrad"] = (strategies.FairGrad, lambda _: aggregation.FairGradWeighting(2.0))
+    if importlib.util.find_spec("cvxpy"):
+        found["cagrad"] = (strategies.CAGrad, lambda _: aggregation.CAGradWeighting(0.5))
+        if importlib.util.find_spec("ecos"):
+            found["nash-mtl"] = (strategies.NashMTL, lambda n: aggregation.NashMTL(n).weighting)
+    return found
+
+
 def gramian(size: int, generator: np.random.Generator, *, centres: int = 0) -> np.ndarray:
     """Return the Gram matrix of random gradients, around so many centres and their opposites; 0 for none."""
     gradients = generator.normal(size=(size, PARAMETERS))
@@ -52,12 +88,33 @@ def gramian(size: int, generator: np.random.Generator, *, centres: int = 0) -> n
 
 def median(solve: Callable[[np.ndarray], object], matrix: np.ndarray, rounds: int) -> float:
     """Return the median of the seconds that it takes."""
-    times = []
-    for _ in range(rounds):
+    times: list[float] = []
+    while len(times) < rounds and sum(times) < BUDGET_S:
         started = time.perf_counter()
         solve(matrix)
         times.append(time.perf_counter() - started)
     return statistics.median(times)
+
+
+def beside(matrices: dict[int, np.ndarray], rounds: int) -> None:
+    """Print what mtlkit's strategies and TorchJD's weightings take, and the ratio."""
+    print(f"{'mtlkit, TorchJD [ms], ratio':32}" + "".join(f"{f'T = {size}':>28}" for size in matrices))
+    for name, (ours, theirs) in peers().items():
+        row = ""
+        for size, matrix in matrices.items():
+            strategy, weighting, losses = ours(size), theirs(size), torch.ones(size, dtype=torch.float64)
+            given = torch.from_numpy(matrix)
+            if name == "nash-mtl":  # which takes the gradients, or any with the same inner products
+                values, vectors = torch.linalg.eigh(given)
+                roots = vectors * values.clamp(min=0).sqrt()
+                slow = median(lambda _, ask=weighting, roots=roots: ask(roots), matrix, rounds)
+            else:
+                slow = median(lambda _, ask=weighting, given=given: ask(given), matrix, rounds)
+            fast = median(
+                lambda _, ask=strategy.weights, losses=losses, given=given: ask(losses, given), matrix, rounds
+            )
+            row += f"{fast * 1e3:9.2f}{slow * 1e3:10.2f}{slow / fast:9.1f}"
+        print(f"{name:32}{row}")
 
 
 def main() -> None:
@@ -71,6 +128,13 @@ def main() -> None:
         for solver, solve in SOLVERS.items():
             times = [median(solve, matrices[centres, size], rounds) for size in SIZES]
             print(f"{solver:32}" + "".join(f"{seconds * 1e6:10.0f}" for seconds in times))
+    if importlib.util.find_spec("torchjd") is None:
+        print("TorchJD is not installed: pip install 'torchjd[full]'")
+        return
+    warnings.filterwarnings("ignore", category=UserWarning)  # cvxpy's, of problems that it does not like
+    for centres in (0, 10):
+        print("around 10 centres" if centres else "at random")
+        beside({size: matrices[centres, size] for size in SIZES[1:]}, rounds)
 
 
 if __name__ == "__main__":
