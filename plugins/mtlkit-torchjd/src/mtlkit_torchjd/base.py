@@ -57,8 +57,9 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        missing = str(error).partition(". ")[0].lstrip("_")
         raise mtlkit.errors.PluginError(
-            f"TorchJD's {str(error).partition('. ')[0].lstrip('_')}. Install it with: pip install 'mtlkit-torchjd[{name}]'."
+            f"TorchJD's {missing}. Install it with: pip install 'mtlkit-torchjd[{name}]'."
         ) from error
 
 
