@@ -17,7 +17,7 @@ from mtlkit.builtins import BUILTINS
 from mtlkit.encoders.base import Encoder
 from mtlkit.encoders.cnn import CNN
 from mtlkit.encoders.mlp import MLP
-from mtlkit.gradients import backward
+from mtlkit.gradients import Outlook, backward, look_ahead
 from mtlkit.options import signature_of
 from mtlkit.specs import FeatureSpec, InputSpec
 from mtlkit.strategies.base import Over, Strategy
@@ -407,11 +407,11 @@ def every_strategy_can_weigh_it(subject: Subject) -> None:
                 continue
             if case.n_tasks == 1 and strategy.over is Over.PARAMETERS:
                 continue  # a task alone need share nothing
-            features = case.trial.train(architecture)
-            losses = [(z.reshape(len(z), -1).mean(1) - 1 - task).square().mean() for task, z in enumerate(features)]
             told = f"{case.what}, trained with the strategy {type(strategy).__name__},"
             with asking(told):
-                backward(losses, strategy=strategy, features=features, shared=architecture)
+                ahead = _outlook(case, architecture, strategy)
+                features = case.trial.train(architecture)
+                backward(_losses(features), strategy=strategy, features=features, shared=architecture, ahead=ahead)
             gradients = [each.grad for each in parameters if each.grad is not None]
             require(
                 gradients and all(bool(gradient.isfinite().all()) for gradient in gradients),
@@ -507,9 +507,31 @@ def _stirred(case: _Case) -> Architecture:
     return architecture
 
 
+def _losses(features: Sequence[Tensor]) -> list[Tensor]:
+    """Return a loss of each task's features ``[B, *]``: how far their mean is from a number of its own."""
+    return [(z.reshape(len(z), -1).mean(1) - 1 - task).square().mean() for task, z in enumerate(features)]
+
+
+def _outlook(case: _Case, architecture: Architecture, strategy: Strategy) -> Outlook | None:
+    """Return what a strategy that looks ahead has to know, from the rows of the trial as those that were held out."""
+    if not strategy.looks_ahead:
+        return None
+
+    def run() -> list[Tensor]:
+        return _losses(case.trial.train(architecture))
+
+    optimizer = torch.optim.SGD(architecture.parameters(), lr=0.01)
+    return look_ahead(strategy, training=run, held_out=run, model=architecture, optimizer=optimizer)
+
+
 def _strategies(n_tasks: int) -> list[Strategy]:
     """Return one strategy of each sort that ships, with its default options."""
-    facts = {"n_tasks": n_tasks, "loss_kinds": ["regression"] * n_tasks, "n_classes": [None] * n_tasks}
+    facts = {
+        "n_tasks": n_tasks,
+        "loss_kinds": ["regression"] * n_tasks,
+        "n_classes": [None] * n_tasks,
+        "labels": [f"task {task}" for task in range(n_tasks)],
+    }
     made: list[Strategy] = []
     with seeded():
         for kind, _, place in BUILTINS:
