@@ -6,6 +6,7 @@ import importlib.util
 import math
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -14,17 +15,18 @@ import torch
 
 from mtlkit.strategies import Fixed, GradNorm, Uncertainty
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+def load(folder, name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-plane, toy = load("two_objectives"), load("gradnorm_toy")
+plane, toy = load("examples", "two_objectives"), load("examples", "gradnorm_toy")
+drawing = load("docs", "two_objectives")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -148,3 +150,21 @@ class TestGradNormToy:
     def test_the_quantiles_are_those_of_students_distribution(self):
         for seeds, quantile in toy.T_975.items():
             assert quantile == pytest.approx(scipy.stats.t.ppf(0.975, seeds - 1), abs=5e-4)
+
+
+def test_the_picture_has_a_panel_with_the_paths_of_each_strategy():
+    assert set(drawing.SHOWN) <= set(drawing.example().STRATEGIES)
+    path = [(0.0, 0.0), (11.0, -11.0)]  # from the middle to the lower right corner
+    drawn = drawing.picture({"one": [path] * 3, "two & three": [path] * 3})
+    root = ET.fromstring(drawn)  # noqa: S314 - of our own making
+    space = {"svg": "http://www.w3.org/2000/svg"}
+    assert [text.text for text in root.iterfind(".//svg:text", space)] == ["one", "two & three"]
+    lines = [line.get("points") for line in root.iterfind(".//svg:polyline", space)]
+    assert len(lines) == 2 * (1 + 3)
+    assert lines.count("110,110 220,220") == 6
+    assert len(lines[0].split()) == 15  # the Pareto set
+
+
+def test_the_set_that_the_picture_shows_is_the_pareto_set():
+    for place in drawing.PARETO:
+        assert plane.shortest(torch.tensor(place, dtype=torch.float64)) < 1e-3
