@@ -142,10 +142,19 @@ def weighed(work: Workload, name: str) -> Callable[[], None]:
         strategy.over = mtlkit.Over(place)  # type: ignore[misc] - what a subclass would set
     optimizer = torch.optim.Adam([{"params": work.parameters()}, *strategy.parameter_groups()], fused=True)
 
+    def outlook() -> mtlkit.Outlook:
+        def losses() -> list[Tensor]:
+            return work.forward()[1]
+
+        return mtlkit.look_ahead(
+            strategy, training=losses, held_out=losses, model=[work.encoder, work.heads], optimizer=optimizer
+        )
+
     def steps() -> None:
         for _ in range(work.steps):
+            ahead = outlook() if strategy.looks_ahead else None
             features, losses = work.forward()
-            mtlkit.backward(losses, strategy=strategy, features=features, shared=work.encoder)
+            mtlkit.backward(losses, strategy=strategy, features=features, shared=work.encoder, ahead=ahead)
             optimizer.step()
             optimizer.zero_grad()
             if strategy.watches_step:
@@ -206,7 +215,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     registry = Registry.discover(plugins=False)
-    every = {r.name: registry.load(r) for r in registry.records("strategies")}
+    every = {r.name: registry.load(r) for r in registry.usable("strategies")}
     order = [Needs.LOSSES, Needs.GRAMIAN, Needs.JACOBIAN]
     names = chosen.strategy or [*sorted(every, key=lambda n: order.index(every[n].needs)), "gradnorm@features"]
     found = {}

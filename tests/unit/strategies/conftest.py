@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlkit import backward
+from mtlkit import backward, look_ahead
 
 ROWS, INPUTS, FEATURES, CLASSES = 7, 4, 5, 3
 
@@ -102,13 +102,34 @@ class Network(nn.Module):
         return torch.cat([part.flatten() for part in found])
 
     def backward(self, strategy, tasks=None, **arguments):
-        """Fill ``.grad`` anew."""
+        """Fill ``.grad`` anew; the rows in reverse are held out for a strategy that looks ahead."""
         self.zero_grad()
+        if strategy.looks_ahead and strategy.training and "ahead" not in arguments:
+            arguments["ahead"] = self.look_ahead(strategy, tasks)
         z = self.encoder(self.rows)
         losses = self.losses(z)
         if tasks is not None:
             losses, arguments["tasks"] = [losses[task] for task in tasks], torch.tensor(tasks)
         return backward(losses, strategy=strategy, features=z, shared=self.encoder, **arguments)
+
+    def look_ahead(self, strategy, tasks=None):
+        """Return what a strategy that looks ahead is shown of a step of 0.05."""
+        chosen = range(len(self.heads)) if tasks is None else tasks
+
+        def of(rows):
+            losses = self.losses(self.encoder(rows))
+            return [losses[task] for task in chosen]
+
+        present = None if tasks is None else torch.tensor(tasks)
+        return look_ahead(
+            strategy,
+            training=lambda: of(self.rows),
+            held_out=lambda: of(self.rows.flip(0)),
+            model=self,
+            optimizer=torch.optim.SGD(self.parameters(), lr=0.05),
+            tasks=present,
+            held_out_tasks=present,
+        )
 
     @property
     def shared_gradient(self) -> Tensor:

@@ -47,6 +47,13 @@ def step(model, strategy, **arguments):
     return measured
 
 
+def foretell(strategy, model, tasks=None):
+    """Tell a strategy that looks ahead what it is told before it is asked."""
+    if strategy.looks_ahead:
+        ahead = model.look_ahead(strategy, tasks)
+        strategy.foresee(ahead.slopes, ahead.tasks)
+
+
 def answer_of(strategy, dense, tasks=None, preference=None):
     """Return what a strategy answers to dense gradients."""
     present = None if tasks is None else torch.tensor(tasks)
@@ -87,6 +94,7 @@ def test_what_it_answers_is_what_every_parameter_gets(network, name, mode):
     strategy.zero_grad()
     tasks, preference = arguments.get("tasks"), arguments.get("preference")
     dense, reference = model.dense(tasks), copy.deepcopy(strategy)
+    foretell(reference, model, tasks)
     answer = answer_of(reference, dense, tasks, preference)
     liked = torch.ones(len(dense.losses)).double() if preference is None else preference
     factor = arguments.get("scale", 1.0) * arguments.get("loss_scale", 1.0)
