@@ -184,12 +184,12 @@ def strategies_page() -> str:
     for record in registry.usable("strategies"):
         strategy = registry.load(record)
         options = ", ".join(f"`{name}`" for name in signature_of(strategy).names) or "none"
+        cost = "a trial step before it, on held-out rows too" if strategy.looks_ahead else COSTS[strategy.over]
         extra = "; evaluates the batch again after the step" if strategy.watches_step else ""
-        extra += "; looks ahead to held-out rows" if strategy.looks_ahead else ""
         source = re.search(r"\(([^()]*(?:19|20)\d\d[^()]*)\)", " ".join(strategy.__doc__.split()))
         place = strategy.over.value if strategy.over else ""
         rows.append(
-            f"| `{record.name}` | {strategy.needs.value} | {place} | {COSTS[strategy.over]}{extra} | {options} | "
+            f"| `{record.name}` | {strategy.needs.value} | {place} | {cost}{extra} | {options} | "
             f"{source[1] if source else ''} |"
         )
     head = ["| strategy | needs | over | cost beyond a plain step | options | source |", "|---|---|---|---|---|---|"]
