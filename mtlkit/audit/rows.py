@@ -23,10 +23,12 @@ def splits_are_apart(examined: Examined) -> Iterator[Finding]:
                 known = set(hashes[other])
                 both = sum(digest in known for digest in hashes[split])
                 if both:
+                    # A warning, since people in a census are alike by chance too.
                     yield Finding(
-                        Level.ERROR,
+                        Level.WARNING,
                         f"{both} of {len(hashes[split])} rows of '{split}' have the inputs of a row of '{other}'",
-                        "The result on them shows memory, not learning: leave them out of one of the two.",
+                        "The result on them may show memory, not learning: leave them out of one of the two, unless "
+                        "rows of so few values are alike by chance.",
                         examined.about(group),
                     )
 
