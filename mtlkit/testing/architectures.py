@@ -17,12 +17,22 @@ from mtlkit.builtins import BUILTINS
 from mtlkit.encoders.base import Encoder
 from mtlkit.encoders.cnn import CNN
 from mtlkit.encoders.mlp import MLP
+from mtlkit.encoders.tabular import Tabular
 from mtlkit.gradients import Outlook, backward, look_ahead
 from mtlkit.options import signature_of
 from mtlkit.specs import FeatureSpec, InputSpec
 from mtlkit.strategies.base import Over, Strategy
+from mtlkit.tensors import Tensors
 from mtlkit.testing.checks import Checks, Nonconformance, require
-from mtlkit.testing.modules import ROWS, Trial, is_close, is_nonzero, require_weighted
+from mtlkit.testing.modules import (
+    Trial,
+    is_close,
+    is_nonzero,
+    other_rows,
+    require_weighted,
+    rows_of,
+    told_rows,
+)
 from mtlkit.testing.probes import asking, seeded
 from mtlkit.testing.subject import Subject
 
@@ -54,7 +64,10 @@ MakeEncoder = Callable[[], Encoder]
 def _encoders(subject: Subject) -> Iterator[tuple[str, InputSpec, MakeEncoder]]:
     """Yield the encoders to build it on: what to call each, its rows, and the function that makes one."""
     for inputs in subject.inputs or (InputSpec((4,)), InputSpec((1, 6, 6))):
-        if len(inputs.shape) == IMAGE_DIMENSIONS:
+        if inputs.parts or inputs.categories:
+            tabular = functools.partial(Tabular, inputs, width=5, embedding=3, activation="tanh")
+            yield f"tabular encoders for {told_rows(inputs)}", inputs, tabular
+        elif len(inputs.shape) == IMAGE_DIMENSIONS:
             cnn = functools.partial(CNN, inputs, channels=(4,), layers=(5,), activation="tanh")
             yield f"cnn encoders for rows of shape {inputs.shape}", inputs, cnn
             maps = functools.partial(Maps, inputs)
@@ -123,7 +136,7 @@ class _Case(NamedTuple):
         ]
 
 
-def _run(architecture: nn.Module, rows: Tensor, *, tasks: Sequence[int]) -> list[Tensor]:
+def _run(architecture: nn.Module, rows: Tensors, *, tasks: Sequence[int]) -> list[Tensor]:
     remedy = "Return a list with one tensor of features for each task that was asked for."
     received = architecture(rows, list(tasks))
     require(isinstance(received, list | tuple), f"forward() returned {type(received).__name__}", remedy)
@@ -173,11 +186,13 @@ def _case(subject: Subject, told: str, inputs: InputSpec, make_encoder: MakeEnco
         ValueError: If it refuses encoders of this sort, or this number of tasks.
         Nonconformance: If it cannot be built, or cannot take the rows that its encoders take.
     """
+    rows = rows_of(inputs)
     trial = Trial(
         f"The architecture for {n_tasks} task{'s' if n_tasks > 1 else ''} on {told}",
         functools.partial(_make, subject, inputs, n_tasks, make_encoder),
         functools.partial(_run, tasks=range(n_tasks)),
-        torch.randn(ROWS, *inputs.shape, generator=torch.Generator().manual_seed(0)),
+        rows,
+        other_rows(rows, inputs),
     )
     trial.evaluate(trial.build())
     return _Case(n_tasks, functools.partial(_make, subject, inputs, n_tasks), make_encoder, trial)
@@ -258,8 +273,8 @@ def features_are_what_it_says(subject: Subject) -> None:
             for tasks in itertools.permutations(range(case.n_tasks), size):
                 trial = case.asked_for(tasks)
                 for n in (2, 5):
-                    trial.require_features(trial.train(architecture, trial.rows[:n]), features, n)
-                    trial.require_features(trial.evaluate(architecture, trial.rows[:n]), features, n)
+                    trial.require_features(trial.train(architecture, trial.first(n)), features, n)
+                    trial.require_features(trial.evaluate(architecture, trial.first(n)), features, n)
 
 
 @CHECKS

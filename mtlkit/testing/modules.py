@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from mtlkit.encoders.base import last_weighted_layer
-from mtlkit.specs import FeatureSpec
+from mtlkit.specs import FeatureSpec, InputSpec
+from mtlkit.tensors import Tensors, apply, joined, named, told
 from mtlkit.testing.checks import require
 from mtlkit.testing.probes import (
     RandomStates,
@@ -21,9 +23,51 @@ from mtlkit.testing.probes import (
     seeded,
 )
 
-__all__ = ["ROWS", "Trial", "is_close", "is_nonzero", "require_weighted"]
+__all__ = [
+    "ROWS",
+    "Trial",
+    "are_equal",
+    "is_close",
+    "is_nonzero",
+    "other_rows",
+    "require_weighted",
+    "rows_of",
+    "told_rows",
+]
 
 ROWS = 6
+
+
+def told_rows(inputs: InputSpec) -> str:
+    """Tell what rows are, as a sentence goes on: ``rows of shape (7,)``."""
+    return f"rows of shape {inputs}{' of whole numbers' if inputs.categories else ''}"
+
+
+def rows_of(inputs: InputSpec) -> Tensors:
+    """Return some rows: standard-normal numbers, or categories and tokens drawn from as many as there are."""
+    parts = {name: _drawn(part) for name, part in inputs.parts.items()}
+    return parts or _drawn(inputs)
+
+
+def _drawn(inputs: InputSpec) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    if not inputs.categories:
+        return torch.randn(ROWS, *inputs.shape, generator=generator)
+    counts = torch.tensor(inputs.categories)
+    rows = torch.randint(1 << 30, (ROWS, len(counts)), generator=generator) % counts
+    rows[0] = counts - 1  # as large as they come
+    return rows
+
+
+def other_rows(rows: Tensors, inputs: InputSpec) -> Tensors:
+    """Return rows that differ from these in every value, where there are two to choose from."""
+    specs = inputs.parts or {"": inputs}
+    others = {name: _others(part, specs[name]) for name, part in named(rows).items()}
+    return others[""] if isinstance(rows, Tensor) else others
+
+
+def _others(rows: Tensor, inputs: InputSpec) -> Tensor:
+    return (rows + 1) % torch.tensor(inputs.categories) if inputs.categories else 1 - rows
 
 
 @dataclass(frozen=True)
@@ -34,36 +78,41 @@ class Trial:
         what: What it is, as a sentence begins: ``"The encoder for rows of shape (7,)"``.
         make: Builds one more, from the random state as it is; it may raise only Nonconformance.
         run: Runs one on rows, and returns every tensor of features; it may raise anything.
-        rows: The rows ``[B, *]``.
+        rows: The rows ``[B, *]``, or a mapping of their parts.
+        others: Rows that differ from them in every value.
     """
 
     what: str
     make: Callable[[], nn.Module]
-    run: Callable[[nn.Module, Tensor], Sequence[Tensor]]
-    rows: Tensor
+    run: Callable[[nn.Module, Any], Sequence[Tensor]]
+    rows: Tensors
+    others: Tensors
 
     def build(self, seed: int = 0) -> nn.Module:
         """Build one more from a seed."""
         with seeded(seed):
             return self.make()
 
-    def train(self, module: nn.Module, rows: Tensor | None = None) -> list[Tensor]:
+    def first(self, n: int) -> Tensors:
+        """Return the first rows."""
+        return _first(self.rows, n)
+
+    def train(self, module: nn.Module, rows: Tensors | None = None) -> list[Tensor]:
         """Run it in training mode, where random numbers may be drawn."""
         with seeded():
             return self._call(module, rows, "training")
 
-    def evaluate(self, module: nn.Module, rows: Tensor | None = None, *, gradients: bool = False) -> list[Tensor]:
+    def evaluate(self, module: nn.Module, rows: Tensors | None = None, *, gradients: bool = False) -> list[Tensor]:
         """Run it in evaluation mode, from the same random state each time."""
         with seeded(), torch.set_grad_enabled(gradients):
             return self._call(module, rows, "evaluation")
 
-    def _call(self, module: nn.Module, rows: Tensor | None, mode: str) -> list[Tensor]:
-        rows = (self.rows if rows is None else rows).clone()  # whether it writes to them is one method's affair alone
-        return self._call_on(module, rows, mode)
+    def _call(self, module: nn.Module, rows: Tensors | None, mode: str) -> list[Tensor]:
+        # Whether it writes to them is one method's affair alone.
+        return self._call_on(module, _copied(self.rows if rows is None else rows), mode)
 
-    def _call_on(self, module: nn.Module, rows: Tensor, mode: str) -> list[Tensor]:
-        told = f"rows of shape {tuple(rows.shape)} and dtype {rows.dtype}"
-        with asking(f"{self.what}, run in {mode} mode on {told},"):
+    def _call_on(self, module: nn.Module, rows: Tensors, mode: str) -> list[Tensor]:
+        with asking(f"{self.what}, run in {mode} mode on rows of {told(rows)},"):
             if mode == "training":
                 module.train()
             else:
@@ -87,16 +136,13 @@ class Trial:
         with asking(f"{self.what}, backpropagated,"):
             return list(torch.autograd.grad(live, list(parameters), weights, allow_unused=True, retain_graph=True))
 
-    def other_rows(self) -> Tensor:
-        """Return rows that differ from :attr:`rows` in every value."""
-        return 1 - self.rows
-
-    def require_features(self, received: Sequence[Tensor], features: FeatureSpec, n: int) -> None:
+    def require_features(self, received: Sequence[Tensor], features: FeatureSpec, n: int, name: str = "") -> None:
         """Require of every tensor that it holds `n` rows of the shape that was promised."""
+        part = f" '{name}' of shape" if name else ""
         for tensor in received:
             require(
                 tuple(tensor.shape) == (n, *features.shape),
-                f"{self.what} says features {features.shape}, and made shape {tuple(tensor.shape)} of {n} rows",
+                f"{self.what} says features{part} {features.shape}, and made shape {tuple(tensor.shape)} of {n} rows",
                 f"Return {(n, *features.shape)}, or say the true shape of a row: "
                 f"self.features = mtlkit.FeatureSpec({tuple(tensor.shape[1:])}).",
             )
@@ -104,7 +150,7 @@ class Trial:
     def require_single_row(self) -> None:
         """Require that a batch of one row makes features of one row, in evaluation mode."""
         module = self.build()
-        single, pair = self.evaluate(module, self.rows[:1]), self.evaluate(module, self.rows[:2])
+        single, pair = self.evaluate(module, self.first(1)), self.evaluate(module, self.first(2))
         for one, two in zip(single, pair, strict=True):
             require(
                 one.shape == (1, *two.shape[1:]),
@@ -166,8 +212,8 @@ class Trial:
         module = self.build()
         self.train(module)  # what batch normalisation has seen then is no longer what it began with
         received = self.evaluate(module)
-        mixed = torch.cat([self.rows[:2], self.other_rows()[2:]])
-        fewer = self.rows[:2]
+        fewer = self.first(2)
+        mixed = joined([fewer, apply(lambda part: part[2:], self.others)])
         for company, rows in (("beside other rows", mixed), ("in a smaller batch", fewer)):
             alike = self.evaluate(module, rows)
             require(
@@ -182,11 +228,11 @@ class Trial:
         """Require that the rows are not written to."""
         module = self.build()
         for mode in ("training", "evaluation"):
-            given = self.rows.clone()
+            given = _copied(self.rows)
             with seeded(), torch.no_grad():
                 self._call_on(module, given, mode)
             require(
-                torch.equal(given, self.rows),
+                are_equal(given, self.rows),
                 f"{self.what} changed the rows that it was given, in {mode} mode",
                 "They are the dataset's own: no operation in place (relu_, inplace=True, +=) before the first copy.",
             )
@@ -226,11 +272,11 @@ class Trial:
     def require_float64(self) -> None:
         """Require that .double() makes it compute in float64."""
         module = self.build().double()
-        rows = self.rows.double() if self.rows.is_floating_point() else self.rows
+        rows = apply(lambda part: part.double() if part.is_floating_point() else part, self.rows)
         for tensor in self.evaluate(module, rows):
             require(
                 tensor.dtype is torch.float64,
-                f"{self.what} made features of dtype {tensor.dtype} after .double(), from rows of {rows.dtype}",
+                f"{self.what} made features of dtype {tensor.dtype} after .double(), from rows of {told(rows)}",
                 "A run of precision float64 is in it throughout: cast nothing to a fixed dtype, and make constants "
                 "with dtype=inputs.dtype, or with register_buffer().",
             )
@@ -293,6 +339,12 @@ def require_weighted(layer: object, module: nn.Module, what: str, method: str) -
     return weight
 
 
+def are_equal(one: Tensors, other: Tensors) -> bool:
+    """Return whether rows are equal, bit for bit and part for part."""
+    ours, others = named(one), named(other)
+    return ours.keys() == others.keys() and all(torch.equal(part, others[name]) for name, part in ours.items())
+
+
 def is_nonzero(gradient: Tensor | None) -> bool:
     """Return whether a gradient arrived and is not zero throughout."""
     return gradient is not None and bool(gradient.to_dense().ne(0).any())
@@ -303,6 +355,14 @@ def is_close(one: Tensor, other: Tensor) -> bool:
     one, other = one.nan_to_num(), other.nan_to_num()
     largest = float(one.abs().max()) if one.numel() else 0.0
     return one.shape == other.shape and bool(((one - other).abs() <= 1e-5 + 1e-4 * largest).all())
+
+
+def _first(rows: Tensors, n: int) -> Tensors:
+    return apply(lambda part: part[:n], rows)
+
+
+def _copied(rows: Tensors) -> Tensors:
+    return apply(Tensor.clone, rows)
 
 
 def _same(one: object, other: object) -> bool:

@@ -30,7 +30,7 @@ def conformance(
     *,
     kind: str | None = None,
     options: Mapping[str, Any] | None = None,
-    inputs: Sequence[tuple[int, ...]] = (),
+    inputs: Sequence[tuple[int, ...] | InputSpec] = (),
     expected_failures: Mapping[str, str] | None = None,
     import_seconds: float = 5.0,
 ) -> Callable[..., None]:
@@ -41,8 +41,8 @@ def conformance(
         kind: One of ``tasks``, ``encoders``, ``architectures``, ``strategies``, ``plugins``, ``commands``; needed only
             where components of two kinds share the name.
         options: The options to test it with; the others keep their defaults.
-        inputs: The shapes of rows that an encoder or an architecture is tried with; some usual ones by default, of
-            which it may refuse all but one.
+        inputs: The shapes of rows that an encoder or an architecture is tried with, or for rows of parts, categories or
+            tokens an :class:`~mtlkit.specs.InputSpec`; some usual ones by default, of which it may refuse all but one.
         expected_failures: The checks that cannot hold, by name, each with the reason. A check that holds after all
             fails.
         import_seconds: How long the component's module may take to import, torch not counted.
@@ -57,7 +57,7 @@ def conformance(
         component,
         kind=kind,
         options=options or {},
-        inputs=[InputSpec(tuple(shape)) for shape in inputs],
+        inputs=[each if isinstance(each, InputSpec) else InputSpec(tuple(each)) for each in inputs],
         import_seconds=import_seconds,
     )
     checks = checks_of(subject.kind)

@@ -10,6 +10,8 @@ from torch import nn
 
 from mtlkit import Architecture, Encoder, FeatureSpec, InputSpec
 from mtlkit.encoders.mlp import MLP
+from mtlkit.encoders.tabular import Tabular
+from mtlkit.encoders.transformer import Transformer
 
 COUNT = itertools.count()
 
@@ -30,8 +32,14 @@ class PlainEncoder(MLP):
     def after(self, features):
         return features
 
+    def stages(self):
+        return ()
+
     def forward(self, inputs):
-        return self.after(super().forward(self.before(inputs)))
+        hidden = self.before(inputs)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.after(hidden)
 
 
 class PlainArchitecture(Architecture):
@@ -234,12 +242,125 @@ class NamesAnIdleLayer(PlainEncoder):
 
 class NamesALayerWithoutWeight(PlainEncoder):
     def last_layer(self):
-        return self.layers[-1]
+        return self.layers[-1][-1]
 
 
 class NamesAFrozenLayer(PlainEncoder):
     def begin(self, width):
-        self.layers[2].requires_grad_(requires_grad=False)
+        self.layers[1].requires_grad_(requires_grad=False)
+
+
+class PromisesAnotherPart(Encoder):
+    """Features of two names, one of which is of another shape than it says."""
+
+    def __init__(self, inputs) -> None:
+        super().__init__()
+        if len(inputs.shape) != 1 or inputs.categories:
+            raise ValueError(f"rows must be vectors; received {inputs}")
+        self.layer = nn.Linear(inputs.size, 5)
+        self.features = FeatureSpec(parts={"coarse": FeatureSpec((2,)), "fine": FeatureSpec((4,))})
+
+    def forward(self, inputs):
+        hidden = torch.tanh(self.layer(inputs))
+        return {"fine": hidden[:, 2:], "coarse": hidden[:, :2]}
+
+
+class NamesOtherParts(PromisesAnotherPart):
+    def forward(self, inputs):
+        return {"coarse": self.layer(inputs)[:, :2]}
+
+
+class WritesToAPart(Tabular):
+    def context(self, inputs):
+        if not isinstance(inputs, torch.Tensor):
+            inputs["categorical"].clamp_(max=1)
+
+
+class LooksAtOtherTexts(Transformer):
+    """Tokens that are the most frequent of the batch count as padding."""
+
+    def context(self, inputs):
+        return inputs == inputs.mode(0).values.mode().values if inputs.ndim == 2 else None
+
+
+class LearnsInSecret(PlainEncoder):
+    mean = 0.0
+
+    def prepare(self, rows):
+        self.mean = rows.mean(0)
+
+    def before(self, rows):
+        return rows - self.mean
+
+
+class WritesToTrainingRows(PlainEncoder):
+    def __init__(self, inputs) -> None:
+        super().__init__(inputs)
+        self.register_buffer("mean", torch.zeros(inputs.shape))
+
+    def prepare(self, rows):
+        self.mean.copy_(rows.mean(0))
+        rows -= self.mean
+
+    def before(self, rows):
+        return rows - self.mean
+
+
+# Encoders of stages.
+
+
+class Staged(MLP):
+    """A sound chain of three stages."""
+
+    def __init__(self, inputs) -> None:
+        super().__init__(inputs, layers=(5, 5, 4), activation="tanh")
+
+
+class SkipsItsLastStage(Staged):
+    def forward(self, inputs):
+        for index in range(3):
+            inputs = self.through(index, inputs, None)
+        return 2 * inputs
+
+
+class PassesPairs(Staged):
+    def through(self, index, hidden, context):
+        hidden = super().through(index, hidden if index != 1 else hidden[0], context)
+        return (hidden, hidden) if index == 0 else hidden
+
+
+class SaysOfNoModules(Staged):
+    def stages(self):
+        return ["layers.0", "layers.1"]
+
+    def forward(self, inputs):
+        for layer in self.layers:
+            inputs = layer(inputs)
+        return inputs
+
+    def levels(self):
+        return list(self.layers)
+
+
+class HoldsAParameterBeside(Staged):
+    def __init__(self, inputs) -> None:
+        super().__init__(inputs)
+        self.scale = nn.Parameter(torch.full((4,), 2.0))
+
+    def through(self, index, hidden, context):
+        hidden = super().through(index, hidden, context)
+        return hidden * self.scale if index == 2 else hidden
+
+
+class TiesItsStages(Staged):
+    def __init__(self, inputs) -> None:
+        super().__init__(inputs)
+        self.layers.insert(2, self.layers[1])
+
+
+class LevelsOfHalf(Staged):
+    def levels(self):
+        return list(self.layers)[1:]
 
 
 # Encoders that are odd and sound.
@@ -279,6 +400,8 @@ class KeepsStatistics(Encoder):
 
     def __init__(self, inputs) -> None:
         super().__init__()
+        if inputs.parts or inputs.categories:
+            raise ValueError(f"rows must be of numbers; received {inputs}")
         self.norm = nn.BatchNorm1d(inputs.size).requires_grad_(requires_grad=False)
         self.first, self.zero = nn.Linear(inputs.size, 5), nn.Linear(5, 5)
         nn.init.zeros_(self.zero.weight)
@@ -292,6 +415,14 @@ class KeepsStatistics(Encoder):
     def forward(self, inputs):
         hidden = self.first(self.norm(inputs.flatten(1)))
         return hidden + self.zero(hidden)
+
+
+class MakesScales(PromisesAnotherPart):
+    """Features of two names."""
+
+    def __init__(self, inputs) -> None:
+        super().__init__(inputs)
+        self.features = FeatureSpec(parts={"coarse": FeatureSpec((2,)), "fine": FeatureSpec((3,))})
 
 
 class IsFrozen(PlainEncoder):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtlkit import InputSpec
-from mtlkit.encoders import CNN, MLP
+from mtlkit.encoders import CNN, MLP, Identity, ResNet, Tabular, Transformer, ViT
 from mtlkit.testing import Nonconformance
 from mtlkit.testing.encoders import CHECKS
 from mtlkit.testing.probes import RandomStates
@@ -47,6 +47,12 @@ DEFECTS = [
         r"rows of shape \(7,\) says features \(6,\), and made shape \(2, 5\) of 2 rows\. Return \(2, 6\)",
         (),
     ),
+    (
+        "features_are_what_it_says",
+        broken.PromisesAnotherPart,
+        r"says features 'fine' of shape \(4,\), and made shape \(2, 3\) of 2 rows",
+        (),
+    ),
     ("features_are_what_it_says", broken.PromisesNothing, r"has \(5,\) as its attribute 'features'\. Set", ()),
     ("one_row_can_be_encoded", having(broken.Squeezes), r"made shape \(5,\) of a batch of one row, and \(2, 5\)", ()),
     ("features_are_finite", having(broken.TakesLogarithms), "made NaN or infinite features of ordinary rows", ()),
@@ -74,7 +80,7 @@ DEFECTS = [
     (
         "evaluation_mode_reaches_every_layer",
         having(broken.StaysInTrainingMode),
-        r"put in evaluation mode, and layers, layers\.0, layers\.1 stayed in training mode\. .*super\(\)\.train",
+        r"put in evaluation mode, and layers, layers\.0, layers\.0\.0 stayed in training mode\. .*super\(\)\.train",
         (),
     ),
     ("evaluation_is_deterministic", having(broken.Remembers), r"different features of the same rows .* apart", ()),
@@ -86,9 +92,29 @@ DEFECTS = [
         ("evaluation_is_deterministic",),
     ),
     ("rows_are_independent_in_evaluation", having(broken.CentresTheBatch), "same row beside other rows .* apart", ()),
+    ("stages_are_a_chain", broken.SkipsItsLastStage, "makes other features by its forward.*or return no stages", ()),
+    ("stages_are_a_chain", broken.PassesPairs, r"Stage 0 of the encoder made type tuple of 6 rows\. Every stage", ()),
+    (
+        "stages_are_a_chain",
+        broken.SaysOfNoModules,
+        r"answered stages\(\) with \['layers\.0', 'layers\.1'\]\. Return a list of torch modules",
+        ("each_parameter_is_in_one_stage",),
+    ),
+    ("each_parameter_is_in_one_stage", broken.HoldsAParameterBeside, r"has 'scale' in none of its stages\(\)", ()),
+    ("each_parameter_is_in_one_stage", broken.TiesItsStages, r"has 'layers\.1\.0\.weight' in 2 of its stages\(\)", ()),
+    ("each_parameter_is_in_one_stage", broken.LevelsOfHalf, r"has 'layers\.0\.1\.weight' in none of its levels", ()),
+    (
+        "what_it_prepares_is_in_its_state",
+        broken.LearnsInSecret,
+        r"the state of one that was prepared was loaded.*register_buffer\(\) in the constructor",
+        (),
+    ),
+    ("rows_are_independent_in_evaluation", broken.LooksAtOtherTexts, "same row in a smaller batch .* apart", ()),
+    ("rows_are_not_changed", broken.WritesToAPart, "changed the rows that it was given, in training", ()),
+    ("rows_are_not_changed", broken.WritesToTrainingRows, r"changed the training rows.*in prepare\(\)", ()),
     ("rows_are_not_changed", having(broken.WritesToItsRows), "changed the rows that it was given, in training", ()),
     ("state_goes_through_a_checkpoint", having(broken.HidesState), "another one of another seed.*register_buffer", ()),
-    ("the_same_seed_gives_the_same_weights", having(broken.SeedsItself), r"the same seed: layers\.0\.weight", ()),
+    ("the_same_seed_gives_the_same_weights", having(broken.SeedsItself), r"the same seed: layers\.0\.1\.weight", ()),
     ("construction_leaves_random_state_alone", having(broken.DrawsFromPython), "changed Python's global random", ()),
     ("construction_leaves_random_state_alone", having(broken.SeedsTorch), "seeded torch's global random gener", ()),
     ("float64_is_kept", having(broken.StaysInFloat32), r"dtype torch\.float32 after \.double\(\)", ()),
@@ -128,6 +154,7 @@ def test_every_check_has_a_defect_that_it_finds():
         (broken.RefusesAll, r"none of the shapes \(7,\), .*rows must be graphs; received \(3, 16, 16\).*inputs=\["),
         (broken.ReturnsTwo, r"forward\(\) returned tuple\. Return one tensor of features"),
         (broken.MakesIntegers, r"features of dtype torch\.int64"),
+        (broken.NamesOtherParts, r"forward\(\) returned 'coarse'\. It says that its features are 'coarse', 'fine': "),
     ],
 )
 def test_where_nothing_can_be_tried_every_check_says_why(component, said):
@@ -145,6 +172,17 @@ def test_where_nothing_can_be_tried_every_check_says_why(component, said):
         (MLP, {"dropout": 0.5, "activation": "gelu"}),
         (CNN, {}),
         (CNN, {"norm": "batch", "dropout": 0.5}),
+        (Identity, {}),
+        (ResNet, {"width": 0.0625}),
+        (ResNet, {"width": 0.0625, "depth": 50, "norm": "batch", "stem": "classic", "output": "maps"}),
+        (Tabular, {"indicators": True}),
+        (Tabular, {"blocks": "residual", "dropout": 0.2}),
+        (Transformer, {"width": 8, "depth": 2, "dropout": 0.2}),
+        (Transformer, {"width": 8, "depth": 2, "pool": "none", "positions": "sinusoidal"}),
+        (ViT, {"width": 12, "depth": 2, "dropout": 0.2}),
+        (ViT, {"width": 12, "depth": 2, "pool": "class", "positions": "sin-cos"}),
+        (broken.Staged, {}),
+        (broken.MakesScales, {}),
         (broken.LooksUp, {}),
         (broken.Attends, {}),
         (broken.KeepsStatistics, {}),
@@ -153,8 +191,16 @@ def test_where_nothing_can_be_tried_every_check_says_why(component, said):
     ],
 )
 def test_a_sound_encoder_passes(check, component, options):
-    subject = Subject.of(component, options=options, inputs=[InputSpec((3, 8))] if component is broken.Attends else ())
-    check.run(subject)
+    inputs = {broken.Attends: [InputSpec((3, 8))], ResNet: [InputSpec((1, 8, 8))]}.get(component, ())
+    check.run(Subject.of(component, options=options, inputs=inputs))
+
+
+def test_rows_of_parts_categories_and_tokens_may_be_named():
+    table = InputSpec(parts={"numeric": InputSpec((2,)), "categorical": InputSpec((1,), categories=(9,))})
+    for check in CHECKS:
+        check.run(Subject.of(Tabular, inputs=[table]))
+    with pytest.raises(Nonconformance, match=r"refuses rows of shape \{numeric: \(2,\), categorical: \(1,\)\}, which"):
+        BY_NAME["rows_it_does_not_take_are_refused"].run(Subject.of(MLP, inputs=[table]))
 
 
 def test_rows_that_are_named_may_not_be_refused():

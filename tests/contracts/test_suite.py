@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import mtlkit
+from mtlkit.encoders import Transformer
 from mtlkit.errors import ConfigError, PluginError
 from mtlkit.hookspecs import KINDS
 from mtlkit.specs import InputSpec
@@ -226,6 +227,13 @@ class TestClasses:
     def test_its_kind_is_that_of_its_base(self):
         subject = Subject.of(Wave, inputs=[InputSpec((3, 8))])
         assert (subject.kind, subject.name, subject.component) == ("encoders", "Wave", Wave)
+
+    def test_rows_are_named_by_a_shape_or_by_all_that_they_are(self):
+        tokens = InputSpec((3,), categories=(5, 5, 5))
+        refusals = next(check for check in checks_of("encoders") if check.name == "rows_it_does_not_take_are_refused")
+        conformance(Transformer, inputs=[(3, 4), tokens])(refusals)
+        with pytest.raises(Nonconformance, match=r"refuses rows of shape \(3,\), which it is to be tested with"):
+            conformance(Transformer, inputs=[(3,), tokens])(refusals)
 
     def test_a_class_of_no_kind(self):
         with pytest.raises(ConfigError, match=r"received <class 'int'>\. A class derives from mtlkit\.Task, Encoder"):
