@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mtlkit.layers import image_norm
-
 __all__ = ["channels", "norm", "pointwise", "pooled"]
 
 _SEQUENCE, _MAPS = 2, 3  # dimensions
@@ -41,5 +39,9 @@ def pointwise(shape: tuple[int, ...], before: int, after: int) -> nn.Linear | nn
 
 
 def norm(shape: tuple[int, ...], width: int) -> nn.Module:
-    """Return a new normalisation of that many channels for rows of the kind of this shape, each row by itself."""
-    return image_norm("group", width) if len(shape) == _MAPS else nn.LayerNorm(width)
+    """Return a new normalisation of that many channels for rows of the kind of this shape.
+
+    It is over a row, and of a sequence over each position: batch statistics would mix the rows of sources that pass one
+    after another, and a few channels at one position are too few for groups.
+    """
+    return nn.GroupNorm(1, width) if len(shape) == _MAPS else nn.LayerNorm(width)
