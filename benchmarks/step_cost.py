@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import mtlkit
-from mtlkit.engine.loop import _forward_backward
+from mtlkit.engine.loop import forward_backward
 
 STEPS = 30
 TASKS = ["digit", "parity", "rotation", "denoise"]
@@ -41,7 +41,7 @@ def engine_steps(strategy: str) -> Callable[[], None]:
 
     def steps() -> None:
         for step in range(STEPS):
-            _forward_backward(built, step)
+            forward_backward(built, step, 0)
             built.optimizer.step()
             built.optimizer.zero_grad()
 

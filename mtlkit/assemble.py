@@ -14,6 +14,7 @@ from torch import nn
 from mtlkit.architectures.base import Architecture
 from mtlkit.config import DEFAULT_EPOCHS, RunConfig
 from mtlkit.data.in_memory import InMemoryStream
+from mtlkit.data.mixing import Mixing
 from mtlkit.data.order import Order
 from mtlkit.data.splits import carve, derived_seed, describe
 from mtlkit.encoders.base import Encoder
@@ -74,6 +75,7 @@ def build(resolved: Resolved) -> Experiment:
         model=model,
         tasks=tasks,
         groups=groups,
+        mixing=_mixing(resolved, tasks, groups),
         strategy=strategy,
         optimizer=_optimizer(resolved, model, strategy),
         schedule=_schedule(config),
@@ -155,7 +157,7 @@ def _group(
     origin = tuple(sorted(_origin(source)))
     order = Order(len(splits["train"]), seed=derived_seed(config.run.seed, "rows", *origin))
     stream = InMemoryStream(splits["train"], order, batch_size=sizes[members[0]])
-    return SourceGroup(tuple(members), splits, stream, complete, source, origin)
+    return SourceGroup(first.label, tuple(members), splits, stream, complete, source, origin)
 
 
 def _origin(source: Source) -> list[str]:
@@ -319,12 +321,66 @@ def _schedule(config: RunConfig) -> Schedule:
     return Schedule(shape=options.pop("name"), **options)
 
 
+def _mixing(resolved: Resolved, tasks: Sequence[BoundTask], groups: Sequence[SourceGroup]) -> Mixing | None:
+    config = resolved.config.mixing
+    seed = derived_seed(resolved.config.run.seed, "mixing")
+    if config.name == "all":
+        return None
+    if config.name == "uniform":
+        return Mixing({group.name: 1.0 for group in groups}, seed=seed)
+    if config.name == "ratios":
+        return Mixing(_sizes_by_source(resolved, tasks, groups, "ratios", config.ratios), seed=seed)
+    if config.sizes is None:
+        sizes = {group.name: _size(resolved, group) for group in groups}
+    else:
+        sizes = _sizes_by_source(resolved, tasks, groups, "sizes", config.sizes)
+    if config.name == "proportional":
+        return Mixing(sizes, seed=seed)
+    last = 1 / config.temperature
+    return Mixing(sizes, first=1.0 if config.name == "annealed" else last, last=last, seed=seed)
+
+
+def _size(resolved: Resolved, group: SourceGroup) -> float:
+    """Return how many batches one pass over a source has, the last one counted as far as it goes."""
+    if group.stream.rows is not None:
+        return group.stream.rows / group.stream.batch_size
+    what = f"Sources are drawn by their sizes, and how many rows the source of '{group.name}' has is unknown"
+    raise resolved.problem(what, ("mixing",), "Give mixing.sizes, or name the mixing uniform or ratios.")
+
+
+def _sizes_by_source(
+    resolved: Resolved,
+    tasks: Sequence[BoundTask],
+    groups: Sequence[SourceGroup],
+    key: str,
+    given: Mapping[str, float],
+) -> dict[str, float]:
+    """Return sizes that were given by the labels of tasks, by the names of their sources."""
+    names = {tasks[index].label: group.name for group in groups for index in group.tasks}
+    sizes: dict[str, float] = {}
+    for label, size in given.items():
+        name = names.get(label, label)
+        if name in sizes:
+            what = f"'{label}' shares its source with another task here, and a source is drawn as one"
+            raise resolved.problem(what, ("mixing", key, label), "Leave one of them out.")
+        sizes[name] = size
+    for group in groups:
+        if group.name not in sizes:
+            labels = " or ".join(f"'{tasks[index].label}'" for index in group.tasks)
+            what = f"How often the source of {labels} is drawn is not said"
+            raise resolved.problem(what, ("mixing", key), f"Give {labels} a number.")
+    return sizes
+
+
 def _steps_per_epoch(resolved: Resolved, groups: Sequence[SourceGroup]) -> int:
+    rule, path = resolved.config.epoch_length, ("training", "epoch_length")
     known = [group.stream.batches for group in groups if group.stream.batches is not None]
-    if not known:
-        path: SettingPath = ("training", "steps_per_epoch")
-        raise resolved.problem("No source knows how many batches it has, so an epoch has no length", path, "Give one.")
-    return math.ceil(max(known) / resolved.config.training.accumulate)
+    unknown = [group.name for group in groups if group.stream.batches is None]
+    if not known or (unknown and rule == "sum"):
+        what = f"How many rows the source of '{unknown[0]}' has is unknown, so an epoch ({rule}) has no length"
+        raise resolved.problem(what, path, "Give training.steps_per_epoch.")
+    batches = {"longest": max(known), "shortest": min(known), "sum": sum(known)}[rule]
+    return math.ceil(batches / resolved.config.training.accumulate)
 
 
 def _plan(resolved: Resolved, tasks: Sequence[BoundTask], groups: Sequence[SourceGroup]) -> Plan:

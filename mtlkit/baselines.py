@@ -64,8 +64,10 @@ def baseline(
 ) -> BaselineResult:
     """Train all tasks together and each task alone, at the same budget, and compare.
 
-    The budget is the multi-task run's number of optimizer steps, with the same batches: each task sees as many of its
-    rows alone as together. Runs of the same configuration that are finished already are used as they are.
+    The budget is the multi-task run's number of optimizer steps, with the same batches at the same steps: each task
+    sees as many of its rows alone as together. Where a mixing draws from one source a pass, a task alone is trained in
+    the passes that draw from its source, and nothing happens in the others. Runs of the same configuration that are
+    finished already are used as they are.
 
     Args:
         config: A RunConfig, a mapping, or the path of a YAML file.
@@ -129,10 +131,26 @@ def _settings(
     settings["tasks"] = [{**plain["tasks"][labels.index(name)], "weight": 1.0}]
     settings["strategy"] = {"name": "mtlkit:fixed"}
     # What an epoch is stays the same, so the steps, the learning rates, and when the run is evaluated and saved do too.
-    settings["training"] = {**plain["training"], "steps_per_epoch": experiment.plan.steps_per_epoch}
+    settings["training"] = {
+        **plain["training"],
+        "epoch_length": None,
+        "steps_per_epoch": experiment.plan.steps_per_epoch,
+    }
+    settings["mixing"] = _mixing_alone(plain["mixing"], experiment, labels.index(name))
     if plain["checkpoints"]["best"].partition("/")[0] not in {"loss", "last", name}:
         settings["checkpoints"] = {**plain["checkpoints"], "best": "loss"}
     return settings
+
+
+def _mixing_alone(plain: Mapping[str, Any], experiment: Experiment, task: int) -> dict[str, Any]:
+    """Return the mixing that draws from a task's source in the passes that it is drawn in among the others."""
+    if experiment.mixing is None:
+        return dict(plain)
+    (own,) = (group.name for group in experiment.groups if task in group.tasks)
+    label = experiment.tasks[task].label
+    sizes = {label if name == own else name: size for name, size in experiment.mixing.sizes.items()}
+    rest = {key: value for key, value in plain.items() if key != "ratios"}
+    return rest | {"name": "proportional" if "sizes" not in plain else plain["name"], "sizes": sizes}
 
 
 def _find_finished(folders: Sequence[Path], settings: Mapping[str, Any], registry: Registry) -> RunResult | None:

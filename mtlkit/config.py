@@ -48,6 +48,7 @@ DEFAULT_NAMES = {
     "strategy": "mtlkit:fixed",
     "optimizer": "adamw",
     "schedule": "constant",
+    "mixing": "all",
 }
 """The component that each section names where it does not say; of mtlkit, whoever else offers one of that name."""
 
@@ -129,11 +130,15 @@ class Training(Section):
     """How long and how the model is trained."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None
-    """Passes over the source with the most batches; the others are drawn beside it. 10 where `steps` is not given."""
+    """How many epochs; 10 where `steps` is not given."""
     steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps, instead of epochs."""
+    epoch_length: Literal["longest", "shortest", "sum"] | None = None
+    """How many batches are an epoch: those of one pass over the source that has the most (`longest`), or the fewest
+    (`shortest`), or over all sources together (`sum`). Its steps are that number divided by `accumulate`, rounded up.
+    By default `longest` where every source is in every step, and `sum` where sources are drawn."""
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
-    """Steps that count as an epoch; those of one pass over the source with the most batches by default."""
+    """Steps that count as an epoch, instead of `epoch_length`."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Rows of each source in a batch."""
     accumulate: Annotated[int, Field(ge=1)] = 1
@@ -155,6 +160,8 @@ class Training(Section):
     def _one_length(self) -> Self:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("training takes either epochs or steps, and both are given")
+        if self.epoch_length is not None and self.steps_per_epoch is not None:
+            raise ValueError("training takes either epoch_length or steps_per_epoch, and both are given")
         return self
 
 
@@ -285,6 +292,70 @@ ScheduleConfig = Annotated[
 ]
 
 
+Sizes = Annotated[dict[Label, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+
+class AllMixing(Section):
+    """Every source is in every step: each pass draws a batch of each."""
+
+    name: Literal["all"]
+
+
+class UniformMixing(Section):
+    """Each pass draws from one source, whichever alike."""
+
+    name: Literal["uniform"]
+
+
+class RatiosMixing(Section):
+    """Each pass draws from one source, as often as it is told to."""
+
+    name: Literal["ratios"]
+    ratios: Sizes
+    """How often each source is drawn, in proportion to one another, by the label of one of its tasks."""
+
+
+class _SizedMixing(Section):
+    sizes: Sizes | None = None
+    """What each source's size counts as, by the label of one of its tasks; a pass over its rows in batches by default.
+    A label that is no task's of this run stands for a source that is not here: nothing is trained in its passes. So a
+    task is trained alone at the pace that it has among others."""
+
+
+class ProportionalMixing(_SizedMixing):
+    """Each pass draws from one source, in proportion to its size: every row of every source is seen as often."""
+
+    name: Literal["proportional"]
+
+
+class TemperatureMixing(_SizedMixing):
+    """Each pass draws from one source, in proportion to its size to the power of 1/T (Raffel et al., JMLR 2020)."""
+
+    name: Literal["temperature"]
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """T: 1 is proportional to the sizes; the higher, the more alike."""
+
+
+class AnnealedMixing(_SizedMixing):
+    """Each pass draws from one source, in proportion to its size at first and later more alike.
+
+    The power goes along a line over the run's steps, from 1 to 1/T (Stickland, Murray, ICML 2019).
+    """
+
+    name: Literal["annealed"]
+    temperature: Annotated[float, Field(gt=0)] = 5.0
+    """T, at the last step; 5 is that of the paper."""
+
+
+MixingConfig = Annotated[
+    Annotated[
+        AllMixing | ProportionalMixing | UniformMixing | TemperatureMixing | AnnealedMixing | RatiosMixing,
+        Field(discriminator="name"),
+    ],
+    _section("mixing"),
+]
+
+
 class RunConfig(Section):
     """Everything that a run is made of. Only `tasks` has no default."""
 
@@ -295,6 +366,8 @@ class RunConfig(Section):
     """How the tasks share encoders."""
     tasks: Annotated[list[Annotated[TaskConfig, BeforeValidator(named)]], Field(min_length=1)]
     """The tasks, any number."""
+    mixing: MixingConfig = AllMixing(name="all")
+    """How often the source of each task is drawn."""
     strategy: Annotated[Component, _section("strategy")] = Component(name=DEFAULT_NAMES["strategy"])
     """What weighs the tasks' losses."""
     optimizer: Annotated[Component, _section("optimizer")] = Component(name=DEFAULT_NAMES["optimizer"])
@@ -308,6 +381,11 @@ class RunConfig(Section):
     hooks: list[Annotated[Component, BeforeValidator(named)]] = []
     """Plugins that are told of the run's events, options beside the name; `mtlkit list plugins` lists them."""
     plugins: Plugins = Plugins()
+
+    @property
+    def epoch_length(self) -> Literal["longest", "shortest", "sum"]:
+        """How many batches are an epoch, where the configuration does not give its steps."""
+        return self.training.epoch_length or ("longest" if self.mixing.name == "all" else "sum")
 
     @classmethod
     def from_document(cls, document: Document) -> Self:
@@ -331,7 +409,8 @@ def json_schema() -> dict[str, Any]:
     properties["hooks"]["items"] = {"anyOf": [{"type": "string"}, properties["hooks"]["items"]]}
     for section in ("encoder", "architecture", "strategy", "optimizer"):
         properties[section]["anyOf"] = [{"type": "string"}, {"$ref": properties[section].pop("$ref")}]
-    shapes = properties["schedule"].pop("discriminator")["mapping"]
-    definitions["ConstantSchedule"].pop("required")
-    properties["schedule"]["anyOf"] = [{"enum": list(shapes)}, {"oneOf": properties["schedule"].pop("oneOf")}]
+    for section, default in (("schedule", "ConstantSchedule"), ("mixing", "AllMixing")):
+        shapes = properties[section].pop("discriminator")["mapping"]
+        definitions[default].pop("required")
+        properties[section]["anyOf"] = [{"enum": list(shapes)}, {"oneOf": properties[section].pop("oneOf")}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

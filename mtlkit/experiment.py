@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mtlkit.data.mixing import Mixing
 from mtlkit.data.stream import Stream
 from mtlkit.errors import MtlkitError, PluginError
 from mtlkit.model import MultiTaskModel
@@ -67,6 +68,7 @@ class SourceGroup:
     """A source, and the tasks that share its batches.
 
     Attributes:
+        name: What the run calls the source: the label of its first task.
         tasks: The indices of the tasks.
         splits: The rows: train, validation and test.
         stream: The training batches.
@@ -77,6 +79,7 @@ class SourceGroup:
             does not look ahead.
     """
 
+    name: str
     tasks: tuple[int, ...]
     splits: Mapping[str, Split]
     stream: Stream
@@ -92,7 +95,7 @@ class Plan:
 
     Attributes:
         steps: Optimizer steps in all.
-        steps_per_epoch: Steps in one pass over the source with the most batches.
+        steps_per_epoch: Steps that count as an epoch.
         accumulate: Backward passes in a step.
         clip_norm: The largest norm of the model's gradient, or None.
         autocast: The dtype to compute in by autocast, or None.
@@ -135,6 +138,7 @@ class Experiment:
         model: The encoder, the architecture and the heads.
         tasks: The tasks, in the order of the model's labels.
         groups: The sources, each with its tasks; every task is in exactly one.
+        mixing: Which source a pass draws from, by name; None where each draws from all.
         strategy: What weighs the losses.
         optimizer: It holds the parameters of the model and of the strategy.
         schedule: The learning rates over the run.
@@ -145,6 +149,7 @@ class Experiment:
     model: MultiTaskModel
     tasks: Sequence[BoundTask]
     groups: Sequence[SourceGroup]
+    mixing: Mixing | None = None
     strategy: Strategy
     optimizer: torch.optim.Optimizer
     schedule: Schedule

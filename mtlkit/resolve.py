@@ -134,6 +134,8 @@ class Resolved:
         plain["plugins"]["files"] = sorted(map(str, self.registry.files.values()))
         if plain["training"]["steps"] is None:
             plain["training"]["epochs"] = plain["training"]["epochs"] or DEFAULT_EPOCHS
+        if plain["training"]["steps_per_epoch"] is None:
+            plain["training"]["epoch_length"] = self.config.epoch_length
         return plain
 
     def problem(self, what: str, path: SettingPath, remedy: str = "") -> ConfigError:
@@ -159,6 +161,7 @@ def resolve(document: Document, registry: Registry) -> Resolved:
     stems = resolver.stems()
     device = resolver.device()
     resolver.check_best(labels)
+    resolver.check_ratios(labels)
     hooks = resolver.hooks()
     resolver.raise_failures()
     # With no failure told of, every part was found; the types cannot say so.
@@ -345,6 +348,13 @@ class _Resolver:
         label, slash, _ = checkpoints.best.partition("/")
         if slash and label not in labels:
             self.fail(f"No task is called '{label}'", ("checkpoints", "best"), closest(label, labels))
+
+    def check_ratios(self, labels: Sequence[str]) -> None:
+        """Check that ratios of sources name tasks."""
+        ratios = child(child(self.document.data, "mixing"), "ratios")
+        for label in ratios if isinstance(ratios, dict) else ():
+            if label not in labels:
+                self.fail(f"No task is called '{label}'", ("mixing", "ratios", label), closest(label, labels))
 
     def hooks(self) -> list[Part]:
         """Return the plugins that are told of the run's events."""

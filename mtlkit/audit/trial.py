@@ -164,8 +164,8 @@ def _timed(experiment: Experiment) -> float | None:
         _synchronize(experiment)
         started = time.perf_counter()
         try:
-            for _ in range(experiment.plan.accumulate):
-                forward_backward(experiment, step)
+            for number in range(experiment.plan.accumulate):
+                forward_backward(experiment, step, number)
         except NonFiniteError:
             return None
         experiment.optimizer.step()

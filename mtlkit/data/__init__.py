@@ -1,9 +1,10 @@
 """Data: the splits of a source, and the batches that are drawn from them."""
 
 from mtlkit.data.in_memory import InMemoryStream
+from mtlkit.data.mixing import Mixing
 from mtlkit.data.order import Order
 from mtlkit.data.rows import Rows
 from mtlkit.data.splits import carve, derived_seed, describe
 from mtlkit.data.stream import Stream
 
-__all__ = ["InMemoryStream", "Order", "Rows", "Stream", "carve", "derived_seed", "describe"]
+__all__ = ["InMemoryStream", "Mixing", "Order", "Rows", "Stream", "carve", "derived_seed", "describe"]

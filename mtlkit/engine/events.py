@@ -64,7 +64,18 @@ class StepFinished:
 
 @dataclass(frozen=True)
 class StepRecorded:
-    """What went to metrics.jsonl for one step, by task label; a task that was absent is left out."""
+    """What went to metrics.jsonl for one step, by task label; a task that was absent is left out.
+
+    Attributes:
+        step: The step.
+        learning_rate: Of the model, in this step.
+        losses: The losses before weighting.
+        weights: The weights that were applied.
+        weighted_losses: Their products.
+        gradient_norms: The norms of the unweighted gradients; empty where the strategy does not measure them.
+        rows: How many rows with a label each task saw in this step; 0 for one that was absent.
+        total_rows: How many since the run began.
+    """
 
     step: int
     learning_rate: float
@@ -72,6 +83,8 @@ class StepRecorded:
     weights: Mapping[str, float]
     weighted_losses: Mapping[str, float]
     gradient_norms: Mapping[str, float]
+    rows: Mapping[str, int]
+    total_rows: Mapping[str, int]
 
 
 @dataclass(frozen=True)

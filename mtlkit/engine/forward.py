@@ -35,12 +35,12 @@ class TaskBatch(NamedTuple):
     loss: Tensor
 
 
-def forward_all(experiment: Experiment, batches: Sequence[Split], *, exact: bool = False) -> list[TaskBatch]:
+def forward_all(experiment: Experiment, batches: Sequence[Split | None], *, exact: bool = False) -> list[TaskBatch]:
     """Run a batch of each source through the model, and return what became of it in the order of the tasks.
 
     Args:
         experiment: The model and the tasks.
-        batches: The training rows of each source.
+        batches: The training rows of each source; None for one that was not drawn.
         exact: As for :func:`forward`.
 
     Raises:
@@ -48,14 +48,17 @@ def forward_all(experiment: Experiment, batches: Sequence[Split], *, exact: bool
     """
     made = []
     for group, batch in zip(experiment.groups, batches, strict=True):
-        made += forward(experiment, group, batch, complete=group.complete, exact=exact)
+        if batch is not None:
+            made += forward(experiment, group, batch, complete=group.complete, exact=exact)
     return sorted(made, key=lambda each: each.task)
 
 
-def present(experiment: Experiment, batches: Sequence[Split]) -> list[int]:
+def present(experiment: Experiment, batches: Sequence[Split | None]) -> list[int]:
     """Return the tasks that have labels in a batch of each source: those that :func:`forward_all` has losses of."""
     tasks: list[int] = []
     for group, batch in zip(experiment.groups, batches, strict=True):
+        if batch is None:
+            continue
         for index in group.tasks:
             task = experiment.tasks[index].task
             if group.complete or task.labelled(batch.targets[task.target]).any():

@@ -27,7 +27,7 @@ from mtlkit.engine.outlook import outlook
 from mtlkit.engine.progress import Progress
 from mtlkit.engine.run import RunFolder
 from mtlkit.engine.stopping import StopRequest
-from mtlkit.errors import DataError, NonFiniteError, Stopped
+from mtlkit.errors import NonFiniteError, Stopped
 from mtlkit.experiment import Experiment
 from mtlkit.gradients import Measurement, backward
 from mtlkit.task import Split
@@ -50,20 +50,23 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
     while progress.step < plan.steps:
         started = time.perf_counter()
         rate = _set_learning_rates(experiment, progress.step)
-        passes = [forward_backward(experiment, progress.step) for _ in range(plan.accumulate)]
-        _check_and_clip_gradient(experiment, progress.step)
-        experiment.optimizer.step()
-        experiment.optimizer.zero_grad()
-        if experiment.strategy.watches_step:
-            _observe(experiment, passes[-1].batches)
+        each = [forward_backward(experiment, progress.step, number) for number in range(plan.accumulate)]
+        passes = [one for one in each if one is not None]
+        if passes:  # in a step that no task takes part in, nothing moves: weights, momenta, what a strategy knows
+            _check_and_clip_gradient(experiment, progress.step)
+            experiment.optimizer.step()
+            experiment.optimizer.zero_grad()
+            if experiment.strategy.watches_step:
+                _observe(experiment, passes[-1].batches)
         progress.step += 1
+        rows = _count_rows(experiment, passes, progress)
         emit(StepFinished(progress.step))
         if progress.step % plan.log_every == 0 or progress.step == plan.steps:
-            record = _record(experiment, progress.step, rate, passes)
+            record = _record(experiment, progress, rate, passes, rows)
             run.append("metrics.jsonl", {"event": "step", **vars(record)})
             run.append("timings.jsonl", {"step": progress.step, "seconds": time.perf_counter() - started})
             emit(record)
-        if plan.measure_every and progress.step % plan.measure_every == 0:
+        if plan.measure_every and progress.step % plan.measure_every == 0 and passes:
             sample = _sample(experiment, progress.step, passes[-1])
             run.append("metrics.jsonl", {"event": "gradients", **vars(sample)})
             emit(sample)
@@ -106,22 +109,36 @@ def _set_learning_rates(experiment: Experiment, step: int) -> float:
 
 
 class _Pass(NamedTuple):
-    """One backward pass: which tasks took part, what was measured, and the batch of each source."""
+    """One backward pass.
+
+    Attributes:
+        tasks: The tasks that took part.
+        rows: How many rows with a label each of them had.
+        measured: What was measured.
+        batches: The batch of each source; None for one that was not drawn.
+    """
 
     tasks: list[int]
+    rows: list[int]
     measured: Measurement
-    batches: list[Split]
+    batches: list[Split | None]
 
 
-def forward_backward(experiment: Experiment, step: int) -> _Pass:
-    """Draw a batch of every source and backpropagate the weighted losses."""
-    batches = [group.stream.next() for group in experiment.groups]
+def forward_backward(experiment: Experiment, step: int, number: int) -> _Pass | None:
+    """Draw the batches of one pass of a step, and backpropagate the weighted losses.
+
+    None where no task has a labelled row in them: absent is not a loss of zero, so nothing is done.
+
+    Args:
+        experiment: What is trained.
+        step: The step, counted from 0.
+        number: Which of its passes it is, counted from 0.
+    """
+    batches = _draw(experiment, step, number)
     ahead = outlook(experiment, batches)
     made = forward_all(experiment, batches)
     if not made:
-        raise DataError(
-            f"No task has a labelled row in the batches of step {step + 1}; a larger batch_size would help."
-        )
+        return None
     tasks = [each.task for each in made]
     plan = experiment.plan
     measures = plan.measure_every is not None and (step + 1) % plan.measure_every == 0
@@ -142,11 +159,20 @@ def forward_backward(experiment: Experiment, step: int) -> _Pass:
     penalty = experiment.model.architecture.penalty()
     if penalty is not None:
         penalty.div(plan.accumulate).backward()
-    return _Pass(tasks, measurement, batches)
+    return _Pass(tasks, [len(each.target) for each in made], measurement, batches)
+
+
+def _draw(experiment: Experiment, step: int, number: int) -> list[Split | None]:
+    """Draw a batch of every source, or of the one that is mixed in; None for those that are not drawn."""
+    plan, mixing = experiment.plan, experiment.mixing
+    if mixing is None:
+        return [group.stream.next() for group in experiment.groups]
+    drawn = mixing.drawn(step * plan.accumulate + number, step, plan.steps)
+    return [group.stream.next() if group.name == drawn else None for group in experiment.groups]
 
 
 @torch.no_grad()
-def _observe(experiment: Experiment, batches: list[Split]) -> None:
+def _observe(experiment: Experiment, batches: list[Split | None]) -> None:
     """Let the strategy see what the step made of the losses of its batch."""
     made = forward_all(experiment, batches)
     losses = torch.stack([each.loss for each in made]).double()
@@ -154,7 +180,19 @@ def _observe(experiment: Experiment, batches: list[Split]) -> None:
     experiment.strategy.observe(losses, tasks)
 
 
-def _record(experiment: Experiment, step: int, rate: float, passes: list[_Pass]) -> StepRecorded:
+def _count_rows(experiment: Experiment, passes: list[_Pass], progress: Progress) -> dict[str, int]:
+    """Return how many rows each task saw in the passes of one step, and add them to those of the run."""
+    rows = dict.fromkeys(experiment.labels, 0)
+    for one in passes:
+        for task, count in zip(one.tasks, one.rows, strict=True):
+            rows[experiment.tasks[task].label] += count
+    progress.rows = {label: progress.rows.get(label, 0) + count for label, count in rows.items()}
+    return rows
+
+
+def _record(
+    experiment: Experiment, progress: Progress, rate: float, passes: list[_Pass], rows: Mapping[str, int]
+) -> StepRecorded:
     """Put together what the passes of one step saw, task by task.
 
     Losses and norms are means over the passes that a task took part in. Weights are what was applied: each pass counts
@@ -165,13 +203,14 @@ def _record(experiment: Experiment, step: int, rate: float, passes: list[_Pass])
         return {experiment.tasks[task].label: sum(each) / len(each) for task, each in sorted(values.items())}
 
     def applied(values: Mapping[int, list[float]]) -> dict[str, float]:
-        return {experiment.tasks[task].label: sum(each) / len(passes) for task, each in sorted(values.items())}
+        n_passes = experiment.plan.accumulate
+        return {experiment.tasks[task].label: sum(each) / n_passes for task, each in sorted(values.items())}
 
     losses: dict[int, list[float]] = {}
     weights: dict[int, list[float]] = {}
     weighted: dict[int, list[float]] = {}
     norms: dict[int, list[float]] = {}
-    for tasks, measured, _ in passes:
+    for tasks, _, measured, _ in passes:
         for task, loss, weight in zip(tasks, measured.losses.tolist(), measured.weights.tolist(), strict=True):
             losses.setdefault(task, []).append(loss)
             weights.setdefault(task, []).append(weight)
@@ -179,11 +218,20 @@ def _record(experiment: Experiment, step: int, rate: float, passes: list[_Pass])
         if measured.gradient_norms is not None:
             for task, norm in zip(tasks, measured.gradient_norms.tolist(), strict=True):
                 norms.setdefault(task, []).append(norm)
-    return StepRecorded(step, rate, mean(losses), applied(weights), applied(weighted), mean(norms))
+    return StepRecorded(
+        progress.step,
+        rate,
+        losses=mean(losses),
+        weights=applied(weights),
+        weighted_losses=applied(weighted),
+        gradient_norms=mean(norms),
+        rows=rows,
+        total_rows=progress.rows,
+    )
 
 
 def _sample(experiment: Experiment, step: int, last: _Pass) -> GradientsMeasured:
-    """Put together how the tasks' gradients compared in the last pass of a step."""
+    """Put together how the tasks' gradients compared in the last pass of a step that had any."""
     labels = [experiment.tasks[task].label for task in last.tasks]
     norms, cosines = last.measured.gradient_norms, last.measured.cosines
     over = experiment.strategy.over or experiment.plan.measure_over

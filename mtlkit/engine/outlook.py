@@ -15,11 +15,12 @@ from mtlkit.task import Split
 __all__ = ["outlook"]
 
 
-def outlook(experiment: Experiment, batches: Sequence[Split]) -> Outlook | None:
+def outlook(experiment: Experiment, batches: Sequence[Split | None]) -> Outlook | None:
     """Draw held-out rows, and look ahead from the batches of a pass.
 
-    None where the strategy does not ask, or no task has a label in the batches. On both sides a loss counts times the
-    constant weight of its task.
+    None where the strategy does not ask, or no task has a label in the batches. Held-out rows are drawn of every
+    source, also where the pass draws one: what a step along it makes of the others is what is to be seen. On both sides
+    a loss counts times the constant weight of its task.
 
     Raises:
         PluginError: If the encoder, a head or a loss fails.
@@ -41,6 +42,6 @@ def outlook(experiment: Experiment, batches: Sequence[Split]) -> Outlook | None:
     )
 
 
-def _losses(experiment: Experiment, batches: Sequence[Split]) -> list[Tensor]:
+def _losses(experiment: Experiment, batches: Sequence[Split | None]) -> list[Tensor]:
     made = forward_all(experiment, batches, exact=True)
     return [each.loss * experiment.tasks[each.task].weight for each in made]

@@ -29,12 +29,14 @@ class Progress:
         best_step: The step of the best weights so far.
         best_score: Their score; lower is better.
         first_losses: Each task's loss at the first evaluation, which later ones are relative to.
+        rows: How many rows with a label each task saw.
     """
 
     step: int = 0
     best_step: int = 0
     best_score: float | None = None
     first_losses: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def restore(cls, experiment: Experiment, run: RunFolder) -> Progress:

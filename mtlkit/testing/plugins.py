@@ -89,7 +89,9 @@ def sample_run(folder: Path) -> Iterator[tuple[str, Event]]:
         step = 2 * epoch
         # Norms are there only where the strategy measures them, and a task that was absent from a step is left out.
         losses: Mapping[str, float] = each if epoch == 1 else {"one": 0.5}
-        yield "mtlkit_step_recorded", StepRecorded(step, 1e-3, losses, losses, losses, each if epoch == 1 else {})
+        norms = each if epoch == 1 else {}
+        rows, total = {"one": 8, "other": 8 if epoch == 1 else 0}, {"one": 8 * step, "other": 16}
+        yield "mtlkit_step_recorded", StepRecorded(step, 1e-3, losses, losses, losses, norms, rows, total)
         cosines = {"one": {"other": -0.5}} if epoch == 1 else {}
         yield "mtlkit_gradients_measured", GradientsMeasured(step, "features", each, cosines, 1.0 if cosines else None)
         yield "mtlkit_epoch_finished", EpochFinished(step, epoch)

@@ -18,6 +18,7 @@ from mtlkit.yamlfile import Document, dump, parse
 EVERY_KEY: dict[str, Any] = {
     "run": {"name": "first", "dir": "runs", "seed": 3},
     "tasks": [{"name": "digit", "label": "which", "weight": 2.0, "batch_size": 32, "options": {}}],
+    "mixing": {"name": "annealed", "temperature": 3.0, "sizes": {"which": 2.0}},
     "encoder": {"name": "mlp"},
     "architecture": {"name": "hard-sharing"},
     "strategy": {"name": "fixed"},
@@ -71,7 +72,9 @@ def closed_keys() -> list[tuple[str | int, ...]]:
     paths: list[tuple[str | int, ...]] = [(section,) for section in EVERY_KEY]
     for section, inside in EVERY_KEY.items():
         if isinstance(inside, dict) and section not in OPEN:
-            paths += [(section, key) for key in inside if (section, key) != ("schedule", "name")]
+            paths += [
+                (section, key) for key in inside if (section, key) not in {("schedule", "name"), ("mixing", "name")}
+            ]
     return [*paths, *(("tasks", 0, key) for key in EVERY_KEY["tasks"][0])]
 
 

@@ -80,7 +80,7 @@ def recorded(run):
         step = record["step"]
         if record["event"] == "step":
             add("learning_rate", step, record["learning_rate"])
-            for field in ("losses", "weights", "weighted_losses", "gradient_norms"):
+            for field in ("losses", "weights", "weighted_losses", "gradient_norms", "rows"):
                 for label, value in record[field].items():
                     add(f"{field}/{label}", step, value)
         else:
@@ -132,7 +132,9 @@ def started(folder, step=0):
 
 
 def step_recorded(step, loss):
-    return events.StepRecorded(step, 0.5, {"wine": loss}, {"wine": 1.0}, {"wine": loss}, {})
+    return events.StepRecorded(
+        step, 0.5, {"wine": loss}, {"wine": 1.0}, {"wine": loss}, {}, {"wine": 8}, {"wine": 8 * step}
+    )
 
 
 class TestARun:
@@ -146,6 +148,7 @@ class TestARun:
             "weights",
             "weighted_losses",
             "gradient_norms",
+            "rows",
             "validation_losses",
             "validation_metrics",
             "test_losses",
@@ -357,7 +360,7 @@ folder = Path(sys.argv[1])
 hooks = TensorBoard(flush_seconds=1e6)
 hooks.mtlkit_run_started(events.RunStarted(folder, ["wine"], 0, 10, 5))
 for step in range(1, 11):
-    hooks.mtlkit_step_recorded(events.StepRecorded(step, 0.1, {"wine": 2.0}, {}, {}, {}))
+    hooks.mtlkit_step_recorded(events.StepRecorded(step, 0.1, {"wine": 2.0}, {}, {}, {}, {}, {}))
 if os.fork() == 0:
     sys.exit()  # which runs what is to be run at exit: it must not wait for a thread that is its parent's alone
 assert os.wait()[1] == 0

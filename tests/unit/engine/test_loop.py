@@ -357,19 +357,36 @@ class TestMissingLabels:
         if strategy == "gradnorm":
             assert before["descent.steps"] == sum(present)
 
-    def test_of_every_task_in_a_batch(self, train, toy):
+    def test_of_every_task_in_a_batch_make_a_step_in_which_nothing_moves(self, train, toy, records):
         class Rare(toy.Points):
             def splits(self):
                 splits = super().splits()
-                splits["train"].targets["side"][1:] = -100
+                splits["train"].targets["side"][5:] = -100
                 return splits
 
         class Side(toy.Side):
             def source(self):
                 return Rare()
 
-        with pytest.raises(DataError, match=r"No task has a labelled row in the batches of step \d+; .*batch_size"):
-            train(tasks_given={"side": Side}, tasks=["side"], training={"batch_size": 2})
+        run = train(
+            tasks_given={"side": Side},
+            tasks=["side"],
+            strategy="gradnorm",
+            optimizer={"name": "adamw", "lr": 0.1, "weight_decay": 0.5},
+            training={"batch_size": 4, "steps": 30, "steps_per_epoch": 1},
+            checkpoints={"keep": 99},
+        )
+        steps = records(run.folder, "step")
+        empty = [step["step"] for step in steps if step["rows"] == {"side": 0}]
+        assert 15 < len(empty) < 30
+        assert all(step["losses"] == step["weights"] == {} for step in steps if step["step"] in empty)
+        folders = {step["step"]: run.folder / "checkpoints" / f"step-{step['step']:06d}" for step in steps}
+        for step in range(2, 31):
+            files = [
+                [(folders[each] / f"{part}.safetensors").read_bytes() for part in ("weights", "state")]
+                for each in (step - 1, step)
+            ]
+            assert (files[0] == files[1]) == (step in empty)
 
     def test_of_all_training_rows(self, train, configure):
         with pytest.raises(DataError, match=r"Task 'side' has no labelled training row .*toy-plugin 1\.2\.3") as caught:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorBoard"]
 
-FIELDS_OF_A_STEP = ("losses", "weights", "weighted_losses", "gradient_norms")
+FIELDS_OF_A_STEP = ("losses", "weights", "weighted_losses", "gradient_norms", "rows")
 
 
 class TensorBoard:
     """What a run records, as curves in TensorBoard.
 
     The tags are the names of metrics.jsonl: ``learning_rate``, and by task label ``losses/digit``, ``weights/digit``,
-    ``weighted_losses/digit``, ``gradient_norms/digit``, ``validation_losses/digit`` and
+    ``weighted_losses/digit``, ``gradient_norms/digit``, ``rows/digit``, ``validation_losses/digit`` and
     ``validation_metrics/digit/accuracy``; the same for ``test``, at the step of the best weights, when the run is over.
 
     Args:
