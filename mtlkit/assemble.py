@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtlkit.architectures.base import Architecture
 from mtlkit.config import DEFAULT_EPOCHS, RunConfig
 from mtlkit.data.in_memory import InMemoryStream
 from mtlkit.data.mixing import Mixing
 from mtlkit.data.order import Order
+from mtlkit.data.sampling import class_weights, row_weights
 from mtlkit.data.splits import carve, derived_seed, describe
 from mtlkit.encoders.base import Encoder
 from mtlkit.errors import DataError, MtlkitError, PluginError, closest
@@ -155,9 +156,50 @@ def _group(
             raise DataError(f"Task '{bound.label}' has no labelled training row ({bound.provider}).")
         complete = complete and bool(labelled.all())
     origin = tuple(sorted(_origin(source)))
-    order = Order(len(splits["train"]), seed=derived_seed(config.run.seed, "rows", *origin))
+    weights = _row_weights(resolved, tasks, members, splits["train"])
+    order = Order(len(splits["train"]), seed=derived_seed(config.run.seed, "rows", *origin), weights=weights)
     stream = InMemoryStream(splits["train"], order, batch_size=sizes[members[0]])
     return SourceGroup(first.label, tuple(members), splits, stream, complete, source, origin)
+
+
+def _row_weights(resolved: Resolved, tasks: Sequence[BoundTask], members: Sequence[int], train: Split) -> Tensor | None:
+    """Return how often each training row of a source is drawn; None where all are as often."""
+    meant = [_sampling(resolved, tasks, index) for index in members]
+    for index, (by, column) in zip(members, meant, strict=True):
+        if (by, column) != meant[0]:
+            asked = ", ".join(
+                f"{tasks[each].label} {by}" + (f" by '{column}'" if column else "")
+                for each, (by, column) in zip(members, meant, strict=True)
+            )
+            what = f"Tasks that share a source share how its rows are drawn, and they ask for different ones: {asked}"
+            remedy = "Give them one sampling, such as {balanced: COLUMN} with the same column."
+            raise resolved.problem(what, ("tasks", index, "sampling"), remedy)
+    by, column = meant[0]
+    if column is None:
+        return None
+    path: SettingPath = ("tasks", members[0], "sampling")
+    if not isinstance(resolved.config.tasks[members[0]].sampling, str):
+        path = (*path, by)
+    if column not in train.targets:
+        what = f"The source has no target column '{column}'"
+        raise resolved.problem(what, path, closest(column, list(train.targets)))
+    # Who learns the column knows best which of its rows have a label.
+    judge = next((tasks[index] for index in members if tasks[index].task.target == column), tasks[members[0]])
+    values = train.targets[column]
+    with judge.blame("labelled()"):
+        labelled = judge.task.labelled(values)
+    try:
+        return class_weights(values, labelled) if by == "balanced" else row_weights(values)
+    except ValueError as error:
+        raise resolved.problem(f"Rows cannot be drawn {by} by the column '{column}': {error}", path) from error
+
+
+def _sampling(resolved: Resolved, tasks: Sequence[BoundTask], index: int) -> tuple[str, str | None]:
+    """Return how a task asks for its rows, and by which column."""
+    asked = resolved.config.tasks[index].sampling
+    if isinstance(asked, str):
+        return asked, tasks[index].task.target if asked == "balanced" else None
+    return ("balanced", asked.balanced) if asked.balanced is not None else ("weights", asked.weights)
 
 
 def _origin(source: Source) -> list[str]:

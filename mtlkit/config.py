@@ -12,7 +12,18 @@ from typing import Annotated, Any, Literal, Self
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidName, canonicalize_name
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from mtlkit.errors import ConfigError
 from mtlkit.problems import as_json, problems_of
@@ -107,6 +118,31 @@ class Run(Section):
     """Seeds initial weights, the order of rows, dropout, and everything else that is random."""
 
 
+class SamplingBy(Section):
+    """How often each row is drawn, as a target column of the source says."""
+
+    balanced: str | None = None
+    """A column of classes: each is drawn as often."""
+    weights: str | None = None
+    """A column of weights: a row is drawn in proportion to its own."""
+
+    @model_validator(mode="after")
+    def _one_column(self) -> Self:
+        if (self.balanced is None) == (self.weights is None):
+            raise ValueError("sampling is by one column: {balanced: COLUMN} or {weights: COLUMN}")
+        return self
+
+    @model_serializer
+    def _as_given(self) -> dict[str, str | None]:
+        return {"weights": self.weights} if self.balanced is None else {"balanced": self.balanced}
+
+
+Sampling = Annotated[
+    Annotated[Literal["shuffle", "balanced"], Tag("word")] | Annotated[SamplingBy, Tag("column")],
+    Discriminator(lambda value: "column" if isinstance(value, dict | SamplingBy) else "word"),
+]
+
+
 class TaskConfig(Section):
     """One task: which, with which options, and how much it counts."""
 
@@ -118,6 +154,10 @@ class TaskConfig(Section):
     """A constant factor on the weight that the strategy gives; with strategy `fixed` it is the task's alpha."""
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Rows of this task's source in a batch; `training.batch_size` by default. Tasks that share a source share it."""
+    sampling: Sampling = "shuffle"
+    """How the training rows of this task's source are drawn: `shuffle`, each once in a pass; `balanced`, each class of
+    this task's target as often; `{balanced: COLUMN}`, each class of another target column; or `{weights: COLUMN}`, in
+    proportion to a target column. All but the first draw with replacement. Tasks that share a source share it."""
     stem: Annotated[list[Annotated[Component, BeforeValidator(named)]] | None, BeforeValidator(_listed)] = None
     """What this task's rows pass through before the encoder, one stem or a list of them: `resize`, `flatten`, `patch`,
     `linear` or `embed`, options beside the name; what its source declares by default. Tasks that share a source share

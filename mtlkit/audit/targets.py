@@ -108,7 +108,8 @@ def classes_are_balanced(examined: Examined) -> Iterator[Finding]:
                 Level.WARNING,
                 f"{len(rare)} of {n_classes} classes are rare: class {told}, against {int(counts.max())} of the most "
                 "frequent",
-                "A balanced sampling of the rows, a weighted loss, or a metric that averages over classes.",
+                "Draw the classes alike (sampling: balanced), weigh the loss, or choose a metric that averages over "
+                "classes.",
                 labels.about,
             )
 

@@ -4,7 +4,19 @@ from mtlkit.data.in_memory import InMemoryStream
 from mtlkit.data.mixing import Mixing
 from mtlkit.data.order import Order
 from mtlkit.data.rows import Rows
+from mtlkit.data.sampling import class_weights, row_weights
 from mtlkit.data.splits import carve, derived_seed, describe
 from mtlkit.data.stream import Stream
 
-__all__ = ["InMemoryStream", "Mixing", "Order", "Rows", "Stream", "carve", "derived_seed", "describe"]
+__all__ = [
+    "InMemoryStream",
+    "Mixing",
+    "Order",
+    "Rows",
+    "Stream",
+    "carve",
+    "class_weights",
+    "derived_seed",
+    "describe",
+    "row_weights",
+]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtlkit.data.order import Order
-from mtlkit.data.splits import derived_seed
 from mtlkit.data.stream import Stream
 from mtlkit.task import Split
 
@@ -34,8 +33,7 @@ class InMemoryStream(Stream):
 
     def another(self, name: str) -> InMemoryStream:
         """Return a stream of the same rows from their beginning, in an order of its own, which depends on the name."""
-        order = Order(self.order.n, seed=derived_seed(self.order.seed, name))
-        return InMemoryStream(self.split, order, batch_size=self.batch_size)
+        return InMemoryStream(self.split, self.order.another(name), batch_size=self.batch_size)
 
     def next(self) -> Split:
         """Return the next batch."""

@@ -22,4 +22,4 @@ def test_an_example_can_be_built(text):
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) > 3
+    assert len(EXAMPLES) > 4

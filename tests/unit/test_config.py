@@ -17,7 +17,16 @@ from mtlkit.yamlfile import Document, dump, parse
 # Every key that a configuration may have; those of components' own options are not this module's to know.
 EVERY_KEY: dict[str, Any] = {
     "run": {"name": "first", "dir": "runs", "seed": 3},
-    "tasks": [{"name": "digit", "label": "which", "weight": 2.0, "batch_size": 32, "options": {}}],
+    "tasks": [
+        {
+            "name": "digit",
+            "label": "which",
+            "weight": 2.0,
+            "batch_size": 32,
+            "sampling": {"weights": "often"},
+            "options": {},
+        }
+    ],
     "mixing": {"name": "annealed", "temperature": 3.0, "sizes": {"which": 2.0}},
     "encoder": {"name": "mlp"},
     "architecture": {"name": "hard-sharing"},
