@@ -123,11 +123,6 @@ class TestTheSameDirection:
         assert farthest(lambda n: (ours.CAGrad(n, c=c), theirs.CAGrad(n, c=c)), every) < CLOSE
 
     @some(10)
-    @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
-    def test_fairgrad(self, alpha, every):
-        assert farthest(lambda n: (ours.FairGrad(n, alpha=alpha), theirs.FairGrad(n, alpha=alpha)), every) < CLOSE
-
-    @some(10)
     def test_fixed(self, every):
         def pair(n):
             weights = [1.0 + task for task in range(n)]
@@ -272,6 +267,26 @@ class TestWhatDiffers:
             n = len(jacobian)
             other = theirs.SDMGrad(n, lr=0.3, momentum=0.5, n_iter=1000)
             assert apart(direction(ours.SDMGrad(n, lam=0.3), jacobian), direction(other, jacobian)) < CLOSE
+
+    @some(10)
+    @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+    def test_where_least_squares_stops(self, alpha, every):
+        # SciPy's least squares, as TorchJD calls it, may stop where an equation of FairGrad's M w = w^(-1/alpha) is off
+        # by some per cent; mtlkit's weights solve them.
+        given = JACOBIANS[::every]
+        stopped = 0
+        for jacobian in given:
+            n, gramian = len(jacobian), jacobian @ jacobian.T
+            losses = torch.ones(n, dtype=torch.float64)
+            mine, other = (
+                each(n, alpha=alpha).weights(losses, gramian).weights for each in (ours.FairGrad, theirs.FairGrad)
+            )
+            torch.testing.assert_close((gramian @ mine) * mine ** (1 / alpha), losses, rtol=0, atol=1e-9)
+            if ((gramian @ other) * other ** (1 / alpha) - 1).abs().max() > 0.01:
+                stopped += 1
+            else:
+                assert apart(mine @ jacobian, other @ jacobian) < CLOSE
+        assert stopped <= 0.01 * len(given)
 
     @some(100)
     @pytest.mark.skipif(importlib.util.find_spec("ecos") is None, reason="ecos has no wheel for this Python")
