@@ -15,8 +15,10 @@ __all__ = ["apply_overrides"]
 _INSTEAD_OF: dict[SettingPath, SettingPath] = {
     ("training", "epochs"): ("training", "steps"),
     ("training", "steps"): ("training", "epochs"),
+    ("training", "epoch_length"): ("training", "steps_per_epoch"),
+    ("training", "steps_per_epoch"): ("training", "epoch_length"),
 }
-_COMPONENTS = ("encoder", "architecture", "strategy", "optimizer", "schedule")
+_COMPONENTS = ("encoder", "architecture", "strategy", "optimizer", "schedule", "mixing")
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:

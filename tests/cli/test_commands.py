@@ -385,6 +385,8 @@ class TestSchema:
             "tasks: [{name: digit}]\nschedule: cosine",
             "tasks: [{name: digit}]\nschedule: {warmup: 0.1}",
             "tasks: [{name: digit}]\nschedule: {name: cosine, warmup: 0.1}",
+            "tasks: [{name: digit, sampling: balanced}]\nmixing: uniform",
+            "tasks: [{name: digit, sampling: {balanced: digit}}]\nmixing: {name: ratios, ratios: {digit: 1}}",
         ],
     )
     def test_it_accepts_every_form_that_the_check_accepts(self, mtlkit, schema, folder, text):
@@ -405,6 +407,8 @@ class TestSchema:
             "tasks: [{name: digit}]\ntraining: {epochs: ten}",
             "tasks: [{name: digit}]\ntraining: {precision: float16}",
             "tasks: [{name: digit}]\nschedule: {name: cosin}",
+            "tasks: [{name: digit}]\nmixing: {name: uniform, ratios: {digit: 1}}",
+            "tasks: [{name: digit, sampling: {class: digit}}]",
             "tasks: [{name: digit}]\nencoder: 3",
         ],
     )

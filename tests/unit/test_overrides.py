@@ -139,6 +139,20 @@ class TestMakingRoom:
         text = "tasks: [digit]\ntraining: {steps: 3}\n"
         assert overridden("training.epochs=2", text=text)["training"] == {"epochs": 2}
 
+    @pytest.mark.parametrize(
+        ("given", "override", "left"),
+        [
+            ("{epoch_length: sum}", "training.steps_per_epoch=5", {"steps_per_epoch": 5}),
+            ("{steps_per_epoch: 5}", "training.epoch_length=sum", {"epoch_length": "sum"}),
+        ],
+    )
+    def test_one_length_of_an_epoch_takes_the_place_of_the_other(self, given, override, left):
+        assert overridden(override, text=f"tasks: [digit]\ntraining: {given}\n")["training"] == left
+
+    def test_another_mixing_drops_what_the_one_before_was_told(self):
+        text = "tasks: [digit]\nmixing: {name: ratios, ratios: {digit: 1}}\n"
+        assert overridden("mixing.name=uniform", text=text)["mixing"] == {"name": "uniform"}
+
     def test_both_are_left_for_the_check_to_refuse(self):
         assert overridden("training.steps=3", "training.epochs=2")["training"] == {
             "epochs": 2,
