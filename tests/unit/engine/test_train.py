@@ -93,6 +93,8 @@ class TestRecords:
                     "weights",
                     "weighted_losses",
                     "gradient_norms",
+                    "rows",
+                    "total_rows",
                 }
             else:
                 assert set(record) == {"event", "step", "epoch", "split", "tasks"}
