@@ -21,7 +21,7 @@ BAD_SETTINGS = [
     ("  - name: parity", "  - name: party", 2, ["Unknown task 'party'", "run.yaml:5:11", "Did you mean 'parity'?"]),
     ("  name: mlp", "  name: mpl", 2, ["Unknown encoder 'mpl' at encoder.name (run.yaml:7:9)", "Did you mean 'mlp'?"]),
     ("strategy: {name: fixed}", "strategy: gradnrom", 2, ["Unknown strategy", "run.yaml:9:11", "'gradnorm'?"]),
-    ("strategy: {name: fixed}", "architecture: soft", 2, ["Unknown architecture 'soft'", "Known: cgc, "]),
+    ("strategy: {name: fixed}", "architecture: soft", 2, ["Unknown architecture 'soft'", "Known: adapters, "]),
     ("strategy: {name: fixed}", "schedule: cosin", 2, ["Unknown value 'cosin'", "run.yaml:9:11", "'cosine'?"]),
     ("optimizer: {name: adamw, lr: 0.01}", "optimizer: adamm", 2, ["Unknown optimizer", "run.yaml:10:12", "'adam"]),
     ("optimizer: {name: adamw, lr: 0.01}", "optimizer: LBFGS", 2, ["'LBFGS' cannot be used here", "run.yaml:10:12"]),
