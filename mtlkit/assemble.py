@@ -346,14 +346,22 @@ def _optimizer(resolved: Resolved, model: nn.Module, strategy: Strategy) -> torc
     groups += [{k: v for k, v in group.items() if k in known} for group in strategy.parameter_groups()]
     make: Callable[..., torch.optim.Optimizer] = part.component
     options = dict(part.options)
-    unset = options.get("fused", False) is None and not options.get("foreach")
-    if unset and not (part.component is torch.optim.Adagrad and resolved.device.type == "cuda"):  # which has none there
+    if options.get("fused", False) is None and not options.get("foreach") and _can_be_fused(part, resolved.device):
         options["fused"] = True  # one kernel for all parameters, where torch would take several for each
     with _refusals(resolved, part, part.path):
         optimizer = make(groups, **options)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def _can_be_fused(part: Part, device: torch.device) -> bool:
+    """Return whether torch has one kernel for all parameters that does what its others do."""
+    if part.component is torch.optim.Adagrad:
+        return device.type != "cuda"  # where it has none
+    # With momentum, that of SGD fails once a parameter first has a gradient after others had theirs: a head whose task
+    # was absent till then, or a stage that is thawed.
+    return part.component is not torch.optim.SGD or not part.options["momentum"]
 
 
 def _schedule(config: RunConfig) -> Schedule:

@@ -297,6 +297,36 @@ class TestMissingLabels:
         run = train(tasks_given={"pair": Pair}, tasks=["pair"])
         assert run.results["pair"].rows == 30
 
+    @pytest.mark.parametrize("optimizer", ["adam", "adagrad", {"name": "sgd", "lr": 0.01, "momentum": 0.9}])
+    def test_a_task_that_comes_later_is_trained_from_then_on(self, train, toy, records, optimizer):
+        class Rare(toy.Points):
+            def splits(self):
+                splits = dict(super().splits())
+                distance = splits["train"].targets["distance"].clone()
+                distance[1:] = torch.nan
+                splits["train"] = mtlkit.Split(
+                    splits["train"].inputs, {"side": splits["train"].targets["side"], "distance": distance}
+                )
+                return splits
+
+        class Distance(toy.Distance):
+            def source(self):
+                return Rare()
+
+        class Side(toy.Side):
+            def source(self):
+                return Rare()
+
+        run = train(
+            tasks_given={"distance": Distance, "side": Side},
+            optimizer=optimizer,
+            training={"steps": 20},
+            run={"seed": 1},
+        )
+        present = [set(record["losses"]) for record in records(run.folder, "step")]
+        assert present[0] == {"side"}
+        assert {"side", "distance"} in present
+
     def test_may_be_marked_by_another_number(self, train, toy):
         class Marked(toy.Points):
             def splits(self):
