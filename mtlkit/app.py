@@ -25,6 +25,8 @@ from mtlkit.engine.settings import run_settings
 from mtlkit.engine.stopping import stop_on_signals
 from mtlkit.errors import CheckpointError, ConfigError, Problem, closest
 from mtlkit.experiment import Experiment
+from mtlkit.pretrained import Pretrained
+from mtlkit.pretrained import read as read_pretrained
 from mtlkit.provenance import differences, environment, plugins_used, require_plugins
 from mtlkit.registry import Registry
 from mtlkit.resolve import Resolved, resolve
@@ -79,7 +81,8 @@ def build(config: Config, *, registry: Registry | None = None) -> Experiment:
         PluginError: If a plugin is missing or broken.
         DataError: If the rows do not fit one another or the tasks.
     """
-    return build_resolved(resolve(as_document(config), registry or Registry.discover()))
+    resolved = resolve(as_document(config), registry or Registry.discover())
+    return _from_the_start(resolved, read_pretrained(resolved))
 
 
 def check(config: Config, *, registry: Registry | None = None) -> tuple[Resolved, Experiment]:
@@ -90,7 +93,7 @@ def check(config: Config, *, registry: Registry | None = None) -> tuple[Resolved
     """
     resolved = resolve(as_document(config), registry or Registry.discover())
     HookListener(resolved)
-    experiment = build_resolved(resolved)
+    experiment = _from_the_start(resolved, read_pretrained(resolved))
     with run_settings(experiment):
         probe(experiment)
     return resolved, experiment
@@ -104,7 +107,7 @@ def inspect(config: Config, *, registry: Registry | None = None) -> tuple[Resolv
     """
     resolved = resolve(as_document(config), registry or Registry.discover())
     HookListener(resolved)
-    experiment = build_resolved(resolved)
+    experiment = _from_the_start(resolved, read_pretrained(resolved))
     first = [group.tasks[0] for group in experiment.groups]
     sizes = [resolved.config.tasks[index].batch_size or resolved.config.training.batch_size for index in first]
     with run_settings(experiment):
@@ -148,11 +151,14 @@ def train(
         for difference in differences(run, resolved.registry):
             warnings.warn(f"The run may not go on bit for bit: {difference}.", stacklevel=2)
     else:
-        experiment = build_resolved(resolved)
+        start = read_pretrained(resolved)
+        experiment = _from_the_start(resolved, start)
         with run_settings(experiment):
             probe(experiment)
-        run = RunFolder.create(folder, config=dump(resolved.plain()), environment=environment(resolved, experiment))
-    experiment = experiment or build_resolved(resolved)
+        facts = environment(resolved, experiment, start)
+        run = RunFolder.create(folder, config=dump(resolved.plain()), environment=facts)
+    if experiment is None:  # its weights are in its checkpoints, if it came to one
+        experiment = _from_the_start(resolved, None if run.has_checkpoints else read_pretrained(resolved))
     run.provenance = plugins_used(resolved.records, resolved.registry)
     return _fit(experiment, run, listeners, hooks)
 
@@ -189,7 +195,7 @@ def evaluate(
     resolved = resolve(document, registry)
     for difference in differences(run, resolved.registry):
         warnings.warn(f"The results may not be those of the run: {difference}.", stacklevel=2)
-    experiment = build_resolved(resolved)
+    experiment = build_resolved(resolved)  # the run's own weights follow, so none that it began with are read
     checkpoint.load_weights(run.best, experiment.model)
     with run_settings(experiment):
         return step, evaluate_split(experiment, split)
@@ -205,6 +211,11 @@ def as_document(config: Config) -> Document:
     if isinstance(config, str | Path):
         return load(Path(config))
     return Document.from_data(config.model_dump(mode="json") if isinstance(config, RunConfig) else dict(config))
+
+
+def _from_the_start(resolved: Resolved, start: Pretrained | None) -> Experiment:
+    """Build everything that a run is made of, the encoders with the weights that they begin with."""
+    return build_resolved(resolved, None if start is None else start.weights)
 
 
 def _fit(experiment: Experiment, run: RunFolder, listeners: Sequence[Listener], hooks: HookListener) -> RunResult:

@@ -21,6 +21,8 @@ from mtlkit.data.splits import carve, derived_seed, describe
 from mtlkit.encoders.base import Encoder
 from mtlkit.errors import DataError, MtlkitError, PluginError, closest
 from mtlkit.experiment import BoundTask, Experiment, Plan, SourceGroup
+from mtlkit.finetune import freeze, load_pretrained, parameter_groups
+from mtlkit.gradients.places import last_weights
 from mtlkit.model import MultiTaskModel
 from mtlkit.resolve import Part, Resolved
 from mtlkit.schedule import Schedule
@@ -33,11 +35,20 @@ from mtlkit.yamlfile import SettingPath
 
 __all__ = ["build"]
 
+_PLACES = {
+    Over.LAST_SHARED: "last layer that they share",
+    Over.FEATURES: "features that they share",
+    Over.PARAMETERS: "parameters that they share",
+}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
-def build(resolved: Resolved) -> Experiment:
+def build(resolved: Resolved, pretrained: Mapping[str, Tensor] | None = None) -> Experiment:
     """Build everything that a run is made of; the global random state is left as it was.
+
+    Args:
+        resolved: The configuration.
+        pretrained: The weights that the encoders begin with, by name; None where others are to be loaded anyway.
 
     Raises:
         ConfigError: If a component refuses its options.
@@ -70,8 +81,12 @@ def build(resolved: Resolved) -> Experiment:
     }
     model = MultiTaskModel(architecture, heads, of_tasks).to(device, dtype)
     _prepare(architecture, groups, stems)
+    if pretrained is not None:  # after that: weights are worth what they were trained beside, such as means of columns
+        load_pretrained(resolved, model, pretrained)
     strategy.to(device)
     plan = _plan(resolved, tasks, groups)
+    thawing = freeze(resolved, model, steps_per_epoch=plan.steps_per_epoch)
+    _check_place(resolved, model, strategy)
     return Experiment(
         model=model,
         tasks=tasks,
@@ -82,6 +97,7 @@ def build(resolved: Resolved) -> Experiment:
         schedule=_schedule(config),
         plan=plan,
         device=device,
+        thawing=thawing,
     )
 
 
@@ -335,13 +351,44 @@ def _strategy(resolved: Resolved, tasks: Sequence[BoundTask]) -> Strategy:
     return strategy
 
 
+def _check_place(resolved: Resolved, model: MultiTaskModel, strategy: Strategy) -> None:
+    """Check that something is trained where the tasks' gradients are compared, if they are."""
+    diagnostics = resolved.config.diagnostics
+    over, who = strategy.over, f"The strategy '{resolved.config.strategy.name}'"
+    section: SettingPath = ("strategy",)
+    remedy = "Choose a strategy that needs no more than the losses, such as fixed or uncertainty"
+    if over is None and diagnostics.every is not None:
+        over, who, section = Over(diagnostics.over), "diagnostics", ("diagnostics", "every")
+        remedy = "Compare none"
+    if over is None or _is_trained_at(model, over):
+        return
+    transfer = resolved.config.transfer
+    if transfer.freeze is not None or transfer.unfreeze is not None:
+        section = ("transfer", "unfreeze" if transfer.freeze is None else "freeze")
+        remedy = f"Freeze less, so that the last stage is trained from the start. Or: {remedy[:1].lower()}{remedy[1:]}"
+    what = f"{who} compares the tasks' gradients at the {_PLACES[over]}, and nothing is trained there"
+    raise resolved.problem(what, section, f"{remedy}.")
+
+
+def _is_trained_at(model: MultiTaskModel, over: Over) -> bool:
+    if over is Over.LAST_SHARED:
+        try:
+            return bool(last_weights(model))
+        except ValueError:
+            return False  # there is no layer with weights
+    parameters = model.shared_parameters()
+    if over is Over.FEATURES:  # whatever stands before them, a task's own too
+        parameters = [*model.architecture.parameters(), *model.stems.parameters()]
+    return any(parameter.requires_grad for parameter in parameters)
+
+
 def _chosen(part: Part, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: facts[name] for name in part.signature.facts}
 
 
 def _optimizer(resolved: Resolved, model: nn.Module, strategy: Strategy) -> torch.optim.Optimizer:
     part = resolved.optimizer
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    groups = parameter_groups(resolved, model)
     known = {"params", *part.options}  # not every optimizer has weight decay, say
     groups += [{k: v for k, v in group.items() if k in known} for group in strategy.parameter_groups()]
     make: Callable[..., torch.optim.Optimizer] = part.component

@@ -39,6 +39,7 @@ __all__ = [
     "RunConfig",
     "TaskConfig",
     "Training",
+    "Transfer",
     "default_label",
     "json_schema",
     "named",
@@ -203,6 +204,77 @@ class Training(Section):
         if self.epoch_length is not None and self.steps_per_epoch is not None:
             raise ValueError("training takes either epoch_length or steps_per_epoch, and both are given")
         return self
+
+
+Stage = Annotated[int, Field(ge=0)]
+
+
+def _freezing(value: object) -> object:
+    """Refuse what is neither a number of stages nor a list of their numbers and of patterns, in one sentence."""
+    items = value if isinstance(value, list) else [value]
+    numbers = [each for each in items if isinstance(each, int) and not isinstance(each, bool) and each >= 0]
+    patterns = [each for each in items if isinstance(each, str) and each] if isinstance(value, list) else []
+    if value is not None and len(numbers) + len(patterns) < len(items):
+        raise ValueError(
+            "freeze takes how many stages, from the rows on, or a list of their numbers, from 0, and of patterns of "
+            f"names, such as 2 or [0, 'layers.1.*']; received {value!r}"
+        )
+    return value
+
+
+class Unfreeze(Section):
+    """Gradual unfreezing (Howard, Ruder, ACL 2018)."""
+
+    every: Annotated[int, Field(ge=1)] = 1
+    """Epochs until the last of the frozen stages is thawed, and from each to the one before it."""
+
+
+class Transfer(Section):
+    """What the encoder starts from, and which of its stages are trained, when and how fast.
+
+    What is frozen is in evaluation mode: statistics of batch normalisation stay, and dropout does not act.
+    """
+
+    pretrained: Annotated[str, Field(pattern=r"^[^\x00]+$")] | None = None
+    """Where its weights come from: a `.safetensors` file, or the folder of a run, whose best weights are taken."""
+    prefix: str | None = None
+    """What stands before the encoder's names there, such as `architecture.encoder.`; found out where it is plain."""
+    strict: bool = True
+    """Refuse weights that do not fit, name for name; if false, load those that do, and tell of the others."""
+    freeze: Annotated[Stage | list[Stage | str] | None, BeforeValidator(_freezing)] = None
+    """What is not trained: how many stages, from the rows on, or a list of their numbers, from 0, and of patterns of
+    names, such as `layers.1.*`."""
+    unfreeze: Unfreeze | None = None
+    """Thaw the frozen stages one by one, from the last one back; all stages are frozen at first by default."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Stage s of S, from 0, learns at the optimizer's rate times this to the power of S - s; heads learn at the rate
+    itself."""
+
+    @model_validator(mode="after")
+    def _is_of_use(self) -> Self:
+        if self.pretrained is None and (self.prefix is not None or not self.strict):
+            raise ValueError("prefix and strict are about pretrained weights, and no pretrained are given")
+        if self.unfreeze is not None and self.freeze is not None:
+            if self.patterns:
+                raise ValueError(
+                    f"unfreeze goes back from stage to stage, and freeze has the pattern {self.patterns[0]!r}; freeze "
+                    "stages by how many, or by their numbers"
+                )
+            if not self.stages:
+                raise ValueError(f"there is nothing to unfreeze where freeze is {self.freeze!r}")
+        return self
+
+    @property
+    def stages(self) -> list[int]:
+        """The numbers of the stages that are frozen at first, where they are said."""
+        if isinstance(self.freeze, int):
+            return list(range(self.freeze))
+        return [each for each in self.freeze or [] if isinstance(each, int)]
+
+    @property
+    def patterns(self) -> list[str]:
+        """The patterns of names that are frozen."""
+        return [each for each in self.freeze if isinstance(each, str)] if isinstance(self.freeze, list) else []
 
 
 class Evaluation(Section):
@@ -402,6 +474,7 @@ class RunConfig(Section):
     run: Run = Run()
     encoder: Annotated[Component, _section("encoder")] = Component(name=DEFAULT_NAMES["encoder"])
     """The shared encoder, its options beside its name: layers, activation, dropout and so on."""
+    transfer: Transfer = Transfer()
     architecture: Annotated[Component, _section("architecture")] = Component(name=DEFAULT_NAMES["architecture"])
     """How the tasks share encoders."""
     tasks: Annotated[list[Annotated[TaskConfig, BeforeValidator(named)]], Field(min_length=1)]

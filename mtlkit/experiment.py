@@ -17,6 +17,7 @@ from mtlkit.schedule import Schedule
 from mtlkit.strategies.base import Over, Strategy
 from mtlkit.task import Source, Split, Task
 from mtlkit.tensors import Tensors, told
+from mtlkit.transfer import Thawing
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -144,6 +145,7 @@ class Experiment:
         schedule: The learning rates over the run.
         plan: How long, how often.
         device: Where the model and the rows are.
+        thawing: What thaws the encoder by and by, where it is frozen at first.
     """
 
     model: MultiTaskModel
@@ -155,6 +157,7 @@ class Experiment:
     schedule: Schedule
     plan: Plan
     device: torch.device
+    thawing: Thawing | None = None
 
     @property
     def streams(self) -> list[Stream]:

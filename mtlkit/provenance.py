@@ -15,6 +15,7 @@ from mtlkit._version import __version__
 from mtlkit.engine.run import RunFolder
 from mtlkit.errors import CheckpointError, PluginError
 from mtlkit.experiment import Experiment
+from mtlkit.pretrained import Pretrained
 from mtlkit.registry import OWN, Origin, Record, Registry, State
 from mtlkit.registry.distributions import pip_install
 from mtlkit.registry.names import distribution_name
@@ -46,13 +47,20 @@ def plugins_used(records: Sequence[Record], registry: Registry) -> list[dict[str
     return used
 
 
-def environment(resolved: Resolved, experiment: Experiment) -> dict[str, Any]:
-    """Return what a run's numbers depend on beside its configuration."""
+def environment(resolved: Resolved, experiment: Experiment, start: Pretrained | None = None) -> dict[str, Any]:
+    """Return what a run's numbers depend on beside its configuration.
+
+    Args:
+        resolved: The configuration.
+        experiment: What was built of it.
+        start: The weights that its encoder begins with.
+    """
     return {
         **_versions(),
         "platform": platform.platform(),
         "device": str(experiment.device),
         "threads": experiment.plan.threads or torch.get_num_threads(),
+        **({"pretrained": start.to_dict()} if start else {}),
         "plugins": plugins_used(resolved.records, resolved.registry),
     }
 

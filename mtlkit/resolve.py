@@ -109,6 +109,12 @@ class Resolved:
     registry: Registry
 
     @property
+    def pretrained(self) -> Path | None:
+        """Where the encoder's weights come from: relative to the configuration's folder, or else to this one."""
+        given = self.config.transfer.pretrained
+        return None if given is None else _beside(self.document, given)
+
+    @property
     def records(self) -> list[Record]:
         """Who provides the components that the run uses."""
         parts = (self.encoder, self.architecture, self.strategy, *self.tasks, *self.hooks)
@@ -131,6 +137,8 @@ class Resolved:
         plain["hooks"] = [
             {"name": part.record.qualified if part.record else "", **part.plain_options} for part in self.hooks
         ]
+        if self.pretrained is not None:
+            plain["transfer"]["pretrained"] = str(self.pretrained.resolve())
         plain["plugins"]["files"] = sorted(map(str, self.registry.files.values()))
         if plain["training"]["steps"] is None:
             plain["training"]["epochs"] = plain["training"]["epochs"] or DEFAULT_EPOCHS
@@ -228,11 +236,7 @@ class _Resolver:
         if found is None:  # its shape is wrong, so what it might deny must not be imported
             RunConfig.from_document(self.document)
             return
-        folder = Path(self.document.source).parent if Path(self.document.source).is_file() else Path()
-        files = [
-            Path(each) if Path(each).exists() and not (folder / each).exists() else folder / each
-            for each in found.files
-        ]
+        files = [_beside(self.document, each) for each in found.files]
         place = self.document.location(("plugins",))
         origin = f"plugins ({place})" if place else "plugins"
         for requirement in found.require:
@@ -389,6 +393,12 @@ class _Resolver:
     def fail(self, what: str, path: SettingPath, remedy: str) -> None:
         """Tell of a problem with one setting."""
         self.failures.append(ConfigError(Problem(what, dotted(path), self.document.location(path), remedy)))
+
+
+def _beside(document: Document, path: str) -> Path:
+    """Return a path that a configuration names: relative to its own folder, or to this one if it is only here."""
+    folder = Path(document.source).parent if Path(document.source).is_file() else Path()
+    return Path(path) if Path(path).exists() and not (folder / path).exists() else folder / path
 
 
 def _line_and_column(problem: Problem) -> tuple[int, ...]:

@@ -36,12 +36,15 @@ MATHS = {
     "strategies",
     "task",
     "tasks",
+    "transfer",
 }
 BELOW_ASSEMBLE = ROOTS | SHAPE | NAMES | MATHS
 BELOW_CLI = BELOW_ASSEMBLE | {
     "engine",
     "resolve",
+    "finetune",
     "assemble",
+    "pretrained",
     "app",
     "audit",
     "baselines",
@@ -60,9 +63,10 @@ MAY_IMPORT = {
     **dict.fromkeys(MATHS, {"errors"} | MATHS),
     "engine": {"errors", "plainjson", "engine"} | MATHS,
     "resolve": BELOW_ASSEMBLE,
-    "assemble": BELOW_ASSEMBLE | {"resolve"},
+    "finetune": BELOW_ASSEMBLE | {"resolve"},
+    "assemble": BELOW_ASSEMBLE | {"resolve", "finetune"},
     "audit": {"audit", "engine", "errors", "findings"} | MATHS,
-    **dict.fromkeys(["app", "baselines", "provenance", "report", "runhooks", "testing"], BELOW_CLI),
+    **dict.fromkeys(["app", "baselines", "pretrained", "provenance", "report", "runhooks", "testing"], BELOW_CLI),
     "doctor": ROOTS | SHAPE | NAMES | {"doctor"},
     "cli": ROOTS | SHAPE | NAMES | {"cli"},
     "__init__": {"_version"},

@@ -48,8 +48,8 @@ def losses_reach_what_is_shared(examined: Examined) -> Iterator[Finding]:
             yield Finding(
                 Level.ERROR,
                 "the gradient of its loss is 0 at everything that is shared",
-                "It learns by its head alone, and teaches the others nothing: look for a detach() in the head, initial "
-                "weights of 0, or a frozen encoder.",
+                "It learns by its head alone, and teaches the others nothing: look for a detach() in the head, or for "
+                "initial weights of 0.",
                 (task.label,),
             )
 

@@ -38,7 +38,7 @@ class TaskTrial:
         is_finite: Whether the loss is finite.
         finite: The fraction of outputs that are finite.
         has_finite_gradient: Whether its gradient is finite at every parameter.
-        shared_norm: The norm of its gradient at everything that is shared.
+        shared_norm: The norm of its gradient at everything that is shared; NaN where nothing of that is trained.
     """
 
     label: str
@@ -144,7 +144,8 @@ def _tried(
     found = {name: gradient for name, gradient in zip(trained, gradients, strict=True) if gradient is not None}
     reached.update(found)
     at_shared = [gradient for name, gradient in found.items() if id(trained[name]) in shared]
-    norm = float(torch.nn.utils.get_total_norm(at_shared)) if at_shared else 0.0
+    nothing = 0.0 if shared & set(map(id, trained.values())) else math.nan
+    norm = float(torch.nn.utils.get_total_norm(at_shared)) if at_shared else nothing
     return TaskTrial(
         label=bound.label,
         weight=bound.weight,

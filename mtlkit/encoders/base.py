@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -38,9 +38,21 @@ class Encoder(nn.Module):
 
     Attributes:
         features: The shape of one row of what :meth:`forward` returns.
+        resting: The modules within it that are frozen: they stay in evaluation mode.
     """
 
     features: FeatureSpec
+    resting: tuple[nn.Module, ...] = ()
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's own signature
+        """Put it in training or evaluation mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self.resting:
+            if module is self:
+                super().train(mode=False)
+            else:
+                module.eval()
+        return self
 
     def forward(self, inputs: Any) -> Any:
         """Turn a batch of rows ``[B, *inputs.shape]`` into features ``[B, *features.shape]``.

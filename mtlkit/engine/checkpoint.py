@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mtlkit.engine.storage import storage_errors, sync
 from mtlkit.errors import CheckpointError
 
-__all__ = ["SCHEMA_VERSION", "load_state", "load_weights", "recover", "save", "verify"]
+__all__ = ["SCHEMA_VERSION", "load_state", "load_weights", "read_weights", "recover", "save", "verify"]
 
 SCHEMA_VERSION = 1
 
@@ -131,18 +131,30 @@ def verify(folder: Path) -> int:
     return step
 
 
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return a verified checkpoint's weights by name.
+
+    Raises:
+        CheckpointError: If they cannot be read.
+    """
+    path = folder / "weights.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+
+
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Load a verified checkpoint's weights into a model.
 
     Raises:
         CheckpointError: If they are not this model's.
     """
-    path = folder / "weights.safetensors"
+    weights = read_weights(folder)
     try:
-        weights = load_file(path)
         model.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not fit this model: {error}") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / 'weights.safetensors'} does not fit this model: {error}") from error
 
 
 def load_state(folder: Path) -> Any:

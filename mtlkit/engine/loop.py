@@ -49,7 +49,7 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
     experiment.strategy.train()
     while progress.step < plan.steps:
         started = time.perf_counter()
-        rate = _set_learning_rates(experiment, progress.step)
+        rate = _begin_step(experiment, progress.step)
         each = [forward_backward(experiment, progress.step, number) for number in range(plan.accumulate)]
         passes = [one for one in each if one is not None]
         if passes:  # in a step that no task takes part in, nothing moves: weights, momenta, what a strategy knows
@@ -101,7 +101,10 @@ def _check_and_clip_gradient(experiment: Experiment, step: int) -> None:
     )
 
 
-def _set_learning_rates(experiment: Experiment, step: int) -> float:
+def _begin_step(experiment: Experiment, step: int) -> float:
+    """Thaw what is trained from this step on, set the learning rates, and return the model's."""
+    if experiment.thawing is not None:
+        experiment.thawing.at(step)
     factor = experiment.schedule.factor(step, experiment.plan.steps)
     for group in experiment.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor

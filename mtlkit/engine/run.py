@@ -153,6 +153,11 @@ class RunFolder:
         """Write the weights that are the run's result so far."""
         checkpoint.save(self.best, step=step, model=model, plugins=self.provenance)
 
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether there is a checkpoint to go on from, be it whole or not."""
+        return bool(self._checkpoints())
+
     def latest(self) -> tuple[Path | None, list[MtlkitError]]:
         """Return the newest checkpoint that is whole, and what is wrong with each newer one.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mtlkit.encoders.base import Encoder, last_weighted_layer
 from mtlkit.strategies.base import Strategy
+from mtlkit.transfer.freezing import will_be_trained
 
 __all__ = ["UNREACHED", "Features", "Shared", "Sharing", "features_of", "last_weights", "parameters_of"]
 
@@ -50,12 +51,12 @@ def features_of(features: Features | None, strategy: Strategy) -> list[Tensor]:
 
 
 def parameters_of(shared: Shared) -> list[Tensor]:
-    """Return the shared parameters that are trained."""
+    """Return the shared parameters that are trained, or will be: what remembers gradients finds each at its place."""
     if isinstance(shared, Sharing):
         parameters = shared.shared_parameters()
     else:
         parameters = shared.parameters() if isinstance(shared, nn.Module) else shared
-    return [parameter for parameter in parameters if parameter.requires_grad]
+    return [parameter for parameter in parameters if will_be_trained(parameter)]
 
 
 def last_weights(shared: Shared) -> list[Tensor]:

@@ -337,6 +337,10 @@ def test_a_task_that_teaches_the_others_nothing(audit):
     assert (finding.level, finding.about) == (Level.ERROR, ("number",))
 
 
+def test_an_encoder_that_is_frozen_on_purpose_is_no_defect(audit):
+    assert found(audit(transfer={"freeze": ["*"]})) == {}
+
+
 def test_a_parameter_that_no_loss_depends_on(audit):
     class Idle(Number):
         """Its head has a layer too many."""
