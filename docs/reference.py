@@ -1,4 +1,4 @@
-"""Write docs/authors/reference.md and docs/cli.md: the contracts, hooks and commands, as the code has them.
+"""Write what the docs hold of the code: the contracts, hooks and commands, and the tables of encoders and strategies.
 
 Run it by ``make reference``; a test compares the files with what it would write.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import json
 import os
 import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.testing import CliRunner
@@ -24,6 +25,7 @@ from mtlkit.engine import events
 from mtlkit.hookspecs import ANSWERS, KINDS, ComponentHooks, RunHooks
 from mtlkit.options import signature_of
 from mtlkit.testing import checks_of
+from mtlkit.yamlfile import Document
 
 FOLDER = Path(__file__).parent
 NOTE = "<!-- Generated from the code by `make reference`; edit the docstrings instead. -->"
@@ -197,9 +199,90 @@ def strategies_page() -> str:
     return f"{before}{TABLE_BEGINS}\n\n{table}\n\n##{after}"
 
 
+ROWS = {
+    "numbers": mtlkit.InputSpec((7,)),
+    "vectors": mtlkit.InputSpec((12, 7)),
+    "images": mtlkit.InputSpec((3, 32, 32)),
+    "tokens": mtlkit.InputSpec((12,), categories=(100,) * 12),
+    "table": mtlkit.InputSpec(
+        parts={"numeric": mtlkit.InputSpec((7,)), "categorical": mtlkit.InputSpec((2,), categories=(4, 3))}
+    ),
+    "parts": mtlkit.InputSpec(parts={"pixels": mtlkit.InputSpec((8, 8)), "age": mtlkit.InputSpec((1,))}),
+}
+ROWS_TOLD = {
+    "numbers": "numbers `(7,)`",
+    "vectors": "vectors `(12, 7)`",
+    "images": "images `(3, 32, 32)`",
+    "tokens": "whole numbers `(12,)`",
+    "table": "a table's row `{numeric: (7,), categorical: (2,)}`",
+    "parts": "parts of numbers `{pixels: (8, 8), age: (1,)}`",
+}
+
+
+def encoders_page() -> str:
+    """Return docs/encoders.md, whose prose is written by hand and whose table is not."""
+    path = FOLDER / "encoders.md"
+    before, _, after = path.read_text(encoding="utf-8").partition(TABLE_BEGINS)
+    _, _, after = after.partition("\n\n##")
+    registry = mtlkit.Registry.discover(plugins=False)
+    rows = []
+    for record in registry.usable("encoders"):
+        encoder = registry.load(record)
+        options = ", ".join(f"`{name}: {_told(value)}`" for name, value in _defaults(encoder).items()) or "none"
+        made = "; ".join(_features(encoder))
+        source = re.search(r"\(([^()]*(?:19|20)\d\d[^()]*)\)", " ".join(encoder.__doc__.split()))
+        rows.append(f"| `{record.name}` | {made} | {options} | {source[1] if source else ''} |")
+    head = ["| encoder | rows, and the features that it makes of them | options | source |", "|---|---|---|---|"]
+    table = "\n".join([*head, *rows])
+    return f"{before}{TABLE_BEGINS}\n\n{table}\n\n##{after}"
+
+
+def _features(encoder: Any) -> Iterator[str]:
+    """Yield what an encoder makes of the rows that it takes, one phrase for all kinds of which it makes the same."""
+    made: dict[str, list[str]] = {}
+    for name, inputs in ROWS.items():
+        default = _made(encoder, inputs)
+        if default is None:
+            continue
+        others = [
+            f"with `{option}: {value}` {_made(encoder, inputs, **{option: value})}"
+            for option, values in _choices(encoder).items()
+            for value in values
+            if _made(encoder, inputs, **{option: value}) != default
+        ]
+        made.setdefault(", or ".join([default, *others]), []).append(ROWS_TOLD[name])
+    for features, kinds in made.items():
+        yield f"{', '.join(kinds)} → {features}"
+
+
+def _made(encoder: Any, inputs: mtlkit.InputSpec, **options: Any) -> str | None:
+    """Return the features that an encoder says it makes; None where it does not take such rows."""
+    try:
+        return f"`{encoder(inputs, **options).features}`"
+    except ValueError:
+        return None
+
+
+def _choices(encoder: Any) -> dict[str, list[str]]:
+    """Return the words that each option may be, for those that are one of several."""
+    fields = signature_of(encoder).model.model_fields.values()
+    literals = {str(field.alias): get_args(field.annotation) for field in fields if field.annotation is not None}
+    return {name: list(words) for name, words in literals.items() if words and all(isinstance(w, str) for w in words)}
+
+
+def _defaults(encoder: Any) -> dict[str, Any]:
+    signature = signature_of(encoder)
+    return signature.plain(signature.check({}, Document.from_data({}), ()))
+
+
+def _told(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 FILES = {
     FOLDER / "authors" / "reference.md": reference,
     FOLDER / "cli.md": command_reference,
+    FOLDER / "encoders.md": encoders_page,
     FOLDER / "strategies.md": strategies_page,
 }
 
