@@ -17,7 +17,7 @@ __all__ = ["TaskEmbedding"]
 
 
 class TaskEmbedding(Architecture):
-    """Normalisations conditioned on the task (FiLM; Perez, Strub, de Vries, Dumoulin, Courville, AAAI 2018).
+    """Normalisations conditioned on the task (FiLM; Perez, Strub, de Vries et al., AAAI 2018).
 
     Each task t has a vector e_t. In each LayerNorm and GroupNorm of the one encoder, whose own scale and shift are
     gamma and beta, the normalised x becomes for task t

@@ -20,7 +20,7 @@ NUMERIC, CATEGORICAL = "numeric", "categorical"
 
 
 class Tabular(Encoder):
-    """The numbers and the categories of a table's row, then dense or residual blocks (Gorishniy et al., NeurIPS 2021).
+    """Numbers and categories of a table, then dense or residual blocks (Gorishniy et al., NeurIPS 2021).
 
     Gorishniy, Rubachev, Khrulkov, Babenko, "Revisiting deep learning models for tabular data", sections 3.1 and 3.2:
 

@@ -17,7 +17,7 @@ __all__ = ["Transformer"]
 
 
 class Transformer(Encoder):
-    """Blocks of attention over a sequence of tokens, or of vectors (Vaswani, Shazeer, Parmar et al., NeurIPS 2017).
+    """Blocks of attention over a sequence of tokens or vectors (Vaswani et al., NeurIPS 2017).
 
     Each token becomes a learned vector, or each vector another by a linear layer; a code of its position is added;
     blocks of attention follow, and a last normalisation. Where the padding is, nothing is attended to, nothing is

@@ -30,7 +30,9 @@ def _impartial(gramian: Tensor) -> Tensor:
 
 
 class IMTLG(GramianStrategy):
-    """Impartial multi-task learning, the gradient balance (Liu, Li, Kuang et al., ICLR 2021, equations 1 and 2).
+    """Impartial multi-task learning, gradient balance (Liu, Li, Kuang et al., ICLR 2021).
+
+    Equations 1 and 2:
 
         d = sum_i w_i g_i  with  d . g_i / ||g_i||  equal for all i,  sum_i w_i = 1
 
