@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mtlkit
+from mtlkit.builtins import BUILTINS
 from mtlkit.engine import events
 from mtlkit.errors import CheckpointError, ConfigError, Stopped
 from mtlkit.yamlfile import parse
@@ -299,6 +300,30 @@ class TestFreezing:
             assert run.steps == 12
         identity = train(encoder="identity")
         assert [name for name in tensors(identity.folder) if not name.startswith("heads.")] == []
+
+    @pytest.mark.parametrize(
+        "architecture",
+        # task-embedding needs an encoder with norms of a certain kind
+        [name for kind, name, _ in BUILTINS if kind == "architectures" and name != "task-embedding"],
+    )
+    def test_of_each_encoder_of_an_architecture(self, train, first, architecture):
+        run = train(
+            encoder=ENCODER,
+            architecture=architecture,
+            transfer={"pretrained": str(first), "freeze": 2, "unfreeze": {"every": 1}, "layer_decay": 0.5},
+            training={"steps": 5},
+            checkpoints={"keep": 9},
+        )
+        start, (before, after) = tensors(first), (tensors(run.folder, step) for step in (4, 5))
+        (stage,) = {name.removeprefix(INSIDE) for name in stages(0) if name.endswith("weight")}
+        found = [name for name in before if name.endswith(stage) and before[name].shape == start[INSIDE + stage].shape]
+        assert found
+        for name in found:
+            assert torch.equal(before[name], start[INSIDE + stage])
+            assert torch.equal(after[name], start[INSIDE + stage])
+            second = name.replace("layers.0.1", "layers.1.0")  # it is thawed after step 4
+            assert torch.equal(before[second], start[f"{INSIDE}layers.1.0.weight"])
+            assert moved(before, after, second)
 
     def test_statistics_of_frozen_normalisation_do_not_drift(self, train, toy):
         class Image(toy.Points):
