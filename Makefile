@@ -33,8 +33,10 @@ demo: $(STAMP) ## train four tasks on one encoder, then compare each with a mode
 	$(BIN)/mtlkit train examples/digits.yaml run.dir=$(DEMO)
 	$(BIN)/mtlkit baseline examples/digits.yaml run.dir=$(DEMO) --seeds 3
 
+# One process for each core, and one thread in each: the models of the tests are small, and threads that wait for a
+# core are slow.
 test: $(STAMP) ## run the tests, the slow ones left out
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check
