@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,11 +177,28 @@ COSTS = {
 }
 
 
-def strategies_page() -> str:
-    """Return docs/strategies.md, whose prose is written by hand and whose table is not."""
-    path = FOLDER / "strategies.md"
-    before, _, after = path.read_text(encoding="utf-8").partition(TABLE_BEGINS)
+def _with_table(name: str, head: list[str], rows: list[list[str]]) -> str:
+    """Return a page whose prose is written by hand, with this table in place of the one that it has."""
+    before, _, after = (FOLDER / name).read_text(encoding="utf-8").partition(TABLE_BEGINS)
     _, _, after = after.partition("\n\n##")
+    lines = [f"| {' | '.join(cells)} |" for cells in [head, *rows]]
+    table = "\n".join([lines[0], f"|{'---|' * len(head)}", *lines[1:]])
+    return f"{before}{TABLE_BEGINS}\n\n{table}\n\n##{after}"
+
+
+def _source(component: Any) -> str:
+    """Return the paper that a component's docstring names first."""
+    source = re.search(r"\(([^()]*(?:19|20)\d\d[^()]*)\)", " ".join(component.__doc__.split()))
+    return source[1] if source else ""
+
+
+def _options(component: Any) -> str:
+    """Return the options of a component with their defaults."""
+    return ", ".join(f"`{name}: {_told(value)}`" for name, value in _defaults(component).items()) or "none"
+
+
+def strategies_page() -> str:
+    """Return docs/strategies.md."""
     registry = mtlkit.Registry.discover(plugins=False)
     rows = []
     for record in registry.usable("strategies"):
@@ -188,15 +206,21 @@ def strategies_page() -> str:
         options = ", ".join(f"`{name}`" for name in signature_of(strategy).names) or "none"
         cost = "a trial step before it, on held-out rows too" if strategy.looks_ahead else COSTS[strategy.over]
         extra = "; evaluates the batch again after the step" if strategy.watches_step else ""
-        source = re.search(r"\(([^()]*(?:19|20)\d\d[^()]*)\)", " ".join(strategy.__doc__.split()))
         place = strategy.over.value if strategy.over else ""
-        rows.append(
-            f"| `{record.name}` | {strategy.needs.value} | {place} | {cost}{extra} | {options} | "
-            f"{source[1] if source else ''} |"
-        )
-    head = ["| strategy | needs | over | cost beyond a plain step | options | source |", "|---|---|---|---|---|---|"]
-    table = "\n".join([*head, *rows])
-    return f"{before}{TABLE_BEGINS}\n\n{table}\n\n##{after}"
+        rows.append([f"`{record.name}`", strategy.needs.value, place, f"{cost}{extra}", options, _source(strategy)])
+    head = ["strategy", "needs", "over", "cost beyond a plain step", "options", "source"]
+    return _with_table("strategies.md", head, rows)
+
+
+def architectures_page() -> str:
+    """Return docs/architectures.md."""
+    registry = mtlkit.Registry.discover(plugins=False)
+    rows = []
+    for record in registry.usable("architectures"):
+        architecture = registry.load(record)
+        what = _prose(sys.modules[architecture.__module__].__doc__ or "").partition(": ")[2].rstrip(".")
+        rows.append([f"`{record.name}`", what, _options(architecture), _source(architecture)])
+    return _with_table("architectures.md", ["architecture", "what it is", "options", "source"], rows)
 
 
 ROWS = {
@@ -220,21 +244,14 @@ ROWS_TOLD = {
 
 
 def encoders_page() -> str:
-    """Return docs/encoders.md, whose prose is written by hand and whose table is not."""
-    path = FOLDER / "encoders.md"
-    before, _, after = path.read_text(encoding="utf-8").partition(TABLE_BEGINS)
-    _, _, after = after.partition("\n\n##")
+    """Return docs/encoders.md."""
     registry = mtlkit.Registry.discover(plugins=False)
     rows = []
     for record in registry.usable("encoders"):
         encoder = registry.load(record)
-        options = ", ".join(f"`{name}: {_told(value)}`" for name, value in _defaults(encoder).items()) or "none"
-        made = "; ".join(_features(encoder))
-        source = re.search(r"\(([^()]*(?:19|20)\d\d[^()]*)\)", " ".join(encoder.__doc__.split()))
-        rows.append(f"| `{record.name}` | {made} | {options} | {source[1] if source else ''} |")
-    head = ["| encoder | rows, and the features that it makes of them | options | source |", "|---|---|---|---|"]
-    table = "\n".join([*head, *rows])
-    return f"{before}{TABLE_BEGINS}\n\n{table}\n\n##{after}"
+        rows.append([f"`{record.name}`", "; ".join(_features(encoder)), _options(encoder), _source(encoder)])
+    head = ["encoder", "rows, and the features that it makes of them", "options", "source"]
+    return _with_table("encoders.md", head, rows)
 
 
 def _features(encoder: Any) -> Iterator[str]:
@@ -270,8 +287,8 @@ def _choices(encoder: Any) -> dict[str, list[str]]:
     return {name: list(words) for name, words in literals.items() if words and all(isinstance(w, str) for w in words)}
 
 
-def _defaults(encoder: Any) -> dict[str, Any]:
-    signature = signature_of(encoder)
+def _defaults(component: Any) -> dict[str, Any]:
+    signature = signature_of(component)
     return signature.plain(signature.check({}, Document.from_data({}), ()))
 
 
@@ -284,6 +301,7 @@ FILES = {
     FOLDER / "cli.md": command_reference,
     FOLDER / "encoders.md": encoders_page,
     FOLDER / "strategies.md": strategies_page,
+    FOLDER / "architectures.md": architectures_page,
 }
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class CGC(Architecture):
     """Customized gate control (Tang, Liu, Zhao, Gong, RecSys 2020).
 
     With the experts of task t, E_t1, ..., E_tm, and the shared ones, E_s1, ..., E_sn, each an encoder, head t computes
-    from (equations 1 to 3)
+    from (section 4.1)
 
         z_t = sum_i w_t(x)_i S_t(x)_i,    w_t(x) = softmax(W_t x),    S_t = [E_t1, ..., E_tm, E_s1, ..., E_sn]
 

@@ -32,8 +32,8 @@ class CrossStitch(Architecture):
     rest is even among the others, so that a unit begins as a convex combination; it may leave that.
 
     Departures: the paper places units after pooling and fully connected layers, this after each stage; it begins from
-    networks that were trained for each task, this from new ones; it trains the units at a rate of their own, hundreds
-    of times that of the networks, this at the same one.
+    networks that were trained for each task, this from new ones; it trains the units at a higher rate than the
+    networks, this at the same one.
 
     All encoders are shared, since every task's features are made of all of them, and so are the units but the last,
     where each task has its own row; each encoder's last layer stands last. Everything but that row is computed

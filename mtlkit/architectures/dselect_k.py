@@ -22,7 +22,7 @@ _EPS = 1e-6  # inside the logarithm of a weight that may be 0
 
 
 class DSelectK(Architecture):
-    """DSelect-k (Hazimeh, Zhao, Chowdhery, Sathiamoorthy, Chen, Mazumder, Hong, Chi, NeurIPS 2021).
+    """DSelect-k (Hazimeh, Zhao, Chowdhery et al., NeurIPS 2021).
 
     With experts f_1, ..., f_n, each an encoder, head t computes from z_t = sum_i q_t,i f_i(x), where the gate q_t mixes
     k selectors of a single expert each,

@@ -14,9 +14,9 @@ __all__ = ["HardSharing"]
 
 
 class HardSharing(Architecture):
-    """One encoder for all tasks: z = encoder(x), and head t computes from z.
+    """One encoder for all tasks: head t computes from z = encoder(x) (Caruana, Machine Learning, 1997).
 
-    Source: Caruana, Machine Learning 28, 1997.
+    The encoder is what is shared, and its last layer stands last. All tasks have the same features.
 
     Args:
         make_encoder: Builds the encoder; called once.

@@ -27,8 +27,8 @@ class LoRA(Architecture):
     with A_t ``[r, in]``, normal with variance 1 / in at first, and B_t ``[out, r]``, 0 at first, so that every task
     begins with W. In an attention (``nn.MultiheadAttention``), the maps to queries, keys and values have one each.
 
-    Departures: the paper adapts the projections of the queries and the values of a transformer alone, and trains A and
-    B on a W that was trained before. Here W learns too, from all tasks, unless it is frozen.
+    Departures: in its experiments the paper adapts the maps to queries and values of a transformer alone, and it trains
+    A and B on a W that was trained before. Here W learns too, from all tasks, unless it is frozen.
 
     The encoder is shared, and its last layer stands last; A_t and B_t are a task's own. The encoder is computed once
     for each task that takes part.

@@ -21,7 +21,7 @@ __all__ = ["MMoE"]
 class MMoE(Architecture):
     """Multi-gate mixture of experts (Ma, Zhao, Yi, Chen, Hong, Chi, KDD 2018).
 
-    With experts f_1, ..., f_n, each an encoder, head t computes from (equations 6 and 7)
+    With experts f_1, ..., f_n, each an encoder, head t computes from (section 4.2)
 
         z_t = sum_i g_t(x)_i f_i(x),    g_t(x) = softmax(W_t x)
 

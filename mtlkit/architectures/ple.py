@@ -24,8 +24,8 @@ class PLE(Architecture):
     """Progressive layered extraction (Tang, Liu, Zhao, Gong, RecSys 2020).
 
     Every expert is an encoder, and its stages are cut into as many parts as there are levels, as even as they go. At
-    each level j, task t and what is shared, s, have a hidden state of their own, which their experts take on (equations
-    4 to 6):
+    each level j, task t and what is shared, s, have a hidden state of their own, which their experts take on (section
+    4.2):
 
         h_t,j = sum_i w_t,j,i S_t,j,i,    w_t,j = softmax(W_t,j h_t,j-1),    S_t,j = [E_t(h_t,j-1), E_s(h_s,j-1)]
 

@@ -20,7 +20,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["authors/reference.md", "cli.md", "encoders.md", "strategies.md"])
+@pytest.mark.parametrize("name", ["authors/reference.md", "cli.md", "encoders.md", "strategies.md", "architectures.md"])
 def test_a_generated_page_is_what_the_code_says(generator, monkeypatch, name):
     monkeypatch.setenv("MTLKIT_PLUGINS", "")
     path = ROOT / "docs" / name

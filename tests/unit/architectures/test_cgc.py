@@ -1,4 +1,4 @@
-"""cgc, against equations 1 to 3 worked out expert by expert."""
+"""cgc, against the paper's sums worked out expert by expert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mmoe, against equations 6 and 7 worked out row by row."""
+"""mmoe, against the paper's sums worked out row by row."""
 
 from __future__ import annotations
 
