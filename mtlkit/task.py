@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtlkit.columns import Columns, side_by_side
 from mtlkit.errors import DataError
 from mtlkit.specs import FeatureSpec, InputSpec
 from mtlkit.tensors import Tensors, apply, listed, rows_in
@@ -89,7 +90,16 @@ class Split:
         """Return these rows, in this order: a batch is a small split."""
         # Twice as fast as indexing by [], and it reads no row of a memory-mapped column but these.
         inputs = apply(lambda part: part.index_select(0, rows), self.inputs)
-        return self._made(inputs, {name: column.index_select(0, rows) for name, column in self.targets.items()})
+        targets = self.targets
+        if isinstance(targets, Columns):
+            return self._made(inputs, targets.take(rows))
+        return self._made(inputs, {name: column.index_select(0, rows) for name, column in targets.items()})
+
+    def beside(self, blocks: Sequence[Sequence[str]]) -> Self:
+        """Return the split with some target columns side by side in one tensor, a block of alike ones each."""
+        together = {tuple(names): side_by_side(self.targets, names) for names in blocks}
+        others = {k: v for k, v in self.targets.items() if not any(k in names for names in together)}
+        return self._made(self.inputs, Columns(together, others))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """Return the split on a device, its floating-point columns in `dtype` and its integer targets in int64."""
@@ -197,6 +207,21 @@ class Task(ABC):
     @abstractmethod
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss over the rows given, a scalar; only rows with a label are given."""
+
+    @staticmethod
+    def row_losses(output: Tensor, target: Tensor) -> Tensor:
+        """Return what each row pays for each of K alike tasks ``[B, K]``: their losses are the means over the rows.
+
+        For a loss that is a mean over rows, of what depends on the row and on nothing else: a hundred such tasks on one
+        source are then computed at once, where their heads are linear ones of this package. It is optional, and counts
+        where it stands in the class that has :meth:`loss`, or in a subclass. A row that has no label for a task is
+        given target 0 there, and what it pays is left out.
+
+        Args:
+            output: What the heads made ``[B, K, *]``.
+            target: The targets ``[B, K, *]``.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def metrics(self) -> Mapping[str, Metric]:

@@ -39,6 +39,11 @@ class Binary(Task):
         """Return the mean cross-entropy."""
         return F.binary_cross_entropy_with_logits(output, target.to(output.dtype))
 
+    @staticmethod
+    def row_losses(output: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy of each row ``[B, K]``, for K such tasks at once."""
+        return F.binary_cross_entropy_with_logits(output, target.to(output.dtype), reduction="none")
+
     def metrics(self) -> Mapping[str, Metric]:
         """Return the area under the ROC curve, which needs no threshold, and the fraction of rows that are right."""
         from torchmetrics.classification import BinaryAccuracy, BinaryAUROC  # noqa: PLC0415 - slow to import

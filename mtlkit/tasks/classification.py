@@ -41,6 +41,11 @@ class Classification(Task):
         """Return the mean cross-entropy."""
         return F.cross_entropy(output, target)
 
+    @staticmethod
+    def row_losses(output: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy of each row ``[B, K]``, for K such tasks at once."""
+        return F.cross_entropy(output.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+
     def metrics(self) -> Mapping[str, Metric]:
         """Return the fraction of rows that are right, and the mean over classes of the F1 score."""
         from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score  # noqa: PLC0415 - slow to import

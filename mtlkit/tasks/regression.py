@@ -38,6 +38,12 @@ class Regression(Task):
         """Return the mean squared error."""
         return F.mse_loss(output, target)
 
+    @staticmethod
+    def row_losses(output: Tensor, target: Tensor) -> Tensor:
+        """Return the squared error of each row ``[B, K]``, for K such tasks at once."""
+        each = F.mse_loss(output, target, reduction="none")
+        return each if each.ndim == 2 else each.flatten(2).mean(2)  # noqa: PLR2004 - [B, K], or [B, K, *shape]
+
     def metrics(self) -> Mapping[str, Metric]:
         """Return the mean squared and the mean absolute error."""
         from torchmetrics import MeanAbsoluteError, MeanSquaredError  # noqa: PLC0415 - slow to import
