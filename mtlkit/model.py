@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from mtlkit.architectures.base import Architecture
+from mtlkit.heads.bank import HeadBank
 from mtlkit.tensors import Tensors
 
 __all__ = ["MultiTaskModel"]
@@ -20,6 +21,8 @@ class MultiTaskModel(nn.Module):
         heads: One module for each task, by the task's label, in the order in which the architecture counts them.
         stems: What the rows of a task pass through before they reach the encoder, by the task's label, where its rows
             are not what the encoder takes. Tasks that share a batch have one stem between them, the same module.
+        banks: The banks that some of the heads are in, which hold their parameters: see
+            :class:`~mtlkit.heads.HeadBank`.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class MultiTaskModel(nn.Module):
         architecture: Architecture,
         heads: Mapping[str, nn.Module],
         stems: Mapping[str, nn.Module] | None = None,
+        banks: Sequence[HeadBank] = (),
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -40,6 +44,7 @@ class MultiTaskModel(nn.Module):
             key = next((key for key, known in self.stems.items() if known is stem), f"task_{label}")
             self.stems[key] = stem
             self._stem_of[label] = key
+        self.banks = nn.ModuleList(banks)
 
     def head(self, label: str) -> nn.Module:
         """Return the head of one task."""
@@ -56,12 +61,17 @@ class MultiTaskModel(nn.Module):
         Raises:
             ValueError: If the tasks do not share a stem.
         """
+        made: list[Tensors] = self.architecture(self._stemmed(inputs, tasks) if self._stem_of else inputs, tasks)
+        return made
+
+    def _stemmed(self, inputs: Tensors, tasks: Sequence[int]) -> Tensors:
+        """Return what the stem of the tasks makes of the rows."""
         stems = {id(stem): stem for stem in (self.stem(self.labels[task]) for task in tasks)}
         if len(stems) > 1:
             labels = " and ".join(repr(self.labels[task]) for task in tasks)
             raise ValueError(f"the rows of {labels} pass through several stems, so they cannot share a batch")
         (stem,) = stems.values()
-        made: list[Tensors] = self.architecture(inputs if stem is None else stem(inputs), tasks)
+        made: Tensors = inputs if stem is None else stem(inputs)
         return made
 
     def encode(self, inputs: Tensors, labels: Sequence[str] | None = None) -> dict[str, Tensors]:
