@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.architectures.base import Architecture
+from mtlkit.banks import banks_among
 from mtlkit.config import DEFAULT_EPOCHS, RunConfig
 from mtlkit.data.in_memory import InMemoryStream
 from mtlkit.data.mixing import Mixing
@@ -40,6 +41,23 @@ _PLACES = {
     Over.FEATURES: "features that they share",
     Over.PARAMETERS: "parameters that they share",
 }
+
+# Those that move each entry of a parameter by what became of that entry alone, so that it makes no difference whether
+# heads are parameters of their own or rows of one.
+_ENTRY_BY_ENTRY = {
+    torch.optim.ASGD,
+    torch.optim.Adadelta,
+    torch.optim.Adagrad,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.Adamax,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+    torch.optim.Rprop,
+    torch.optim.SGD,
+}
+
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
@@ -71,6 +89,8 @@ def build(resolved: Resolved, pretrained: Mapping[str, Tensor] | None = None) ->
             if not isinstance(heads[bound.label], nn.Module):
                 raise PluginError(f"The head of task '{bound.label}' is no torch module ({bound.provider}).")
         strategy = _strategy(resolved, tasks)
+    if architecture.shares_features and resolved.optimizer.component in _ENTRY_BY_ENTRY:
+        groups = [_banked(tasks, heads, group) for group in groups]
     if strategy.looks_ahead:
         groups = [dataclasses.replace(group, held_out=group.stream.another("held out")) for group in groups]
     of_tasks = {
@@ -79,7 +99,8 @@ def build(resolved: Resolved, pretrained: Mapping[str, Tensor] | None = None) ->
         for index in group.tasks
         if stem is not None
     }
-    model = MultiTaskModel(architecture, heads, of_tasks).to(device, dtype)
+    banks = [bank.heads for group in groups for bank in group.banks]
+    model = MultiTaskModel(architecture, heads, of_tasks, banks).to(device, dtype)
     _prepare(architecture, groups, stems)
     if pretrained is not None:  # after that: weights are worth what they were trained beside, such as means of columns
         load_pretrained(resolved, model, pretrained)
@@ -216,6 +237,21 @@ def _sampling(resolved: Resolved, tasks: Sequence[BoundTask], index: int) -> tup
     if isinstance(asked, str):
         return asked, tasks[index].task.target if asked == "balanced" else None
     return ("balanced", asked.balanced) if asked.balanced is not None else ("weights", asked.weights)
+
+
+def _banked(tasks: Sequence[BoundTask], heads: Mapping[str, nn.Module], group: SourceGroup) -> SourceGroup:
+    """Make banks of the heads that are alike among the tasks of a source, and put their targets side by side."""
+    train, stream = group.splits["train"], group.stream
+    if not isinstance(stream, InMemoryStream):
+        return group
+    labels = [bound.label for bound in tasks]
+    own = {index: heads[labels[index]] for index in group.tasks}
+    banks = banks_among({index: tasks[index].task for index in group.tasks}, own, labels, train, stream)
+    if not banks:
+        return group
+    train = train.beside([bank.columns for bank in banks])
+    stream = InMemoryStream(train, stream.order, batch_size=stream.batch_size)
+    return dataclasses.replace(group, splits={**group.splits, "train": train}, stream=stream, banks=banks)
 
 
 def _origin(source: Source) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
+from mtlkit.banks import Bank
 from mtlkit.data.mixing import Mixing
 from mtlkit.data.stream import Stream
 from mtlkit.errors import MtlkitError, PluginError
@@ -78,6 +80,7 @@ class SourceGroup:
         origin: What the source is, as plain text, whichever tasks it is drawn beside.
         held_out: The batches that a strategy looks ahead to: training rows too, in an order of their own; None where it
             does not look ahead.
+        banks: Tasks among them whose heads are computed as one in training.
     """
 
     name: str
@@ -88,6 +91,13 @@ class SourceGroup:
     source: Source
     origin: tuple[str, ...]
     held_out: Stream | None = None
+    banks: Sequence[Bank] = ()
+
+    @cached_property
+    def alone(self) -> tuple[int, ...]:
+        """The indices of the tasks that are in no bank."""
+        banked = {task for bank in self.banks for task in bank.tasks}
+        return tuple(task for task in self.tasks if task not in banked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +174,11 @@ class Experiment:
         """Everything that training rows are drawn from: the streams of all groups, then those that are held out."""
         held_out = [group.held_out for group in self.groups if group.held_out is not None]
         return [*(group.stream for group in self.groups), *held_out]
+
+    @cached_property
+    def weights(self) -> torch.Tensor:
+        """The constant factors on the tasks' weights ``[T]``, in float64."""
+        return torch.tensor([bound.weight for bound in self.tasks], dtype=torch.float64)
 
     @property
     def labels(self) -> list[str]:

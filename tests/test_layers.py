@@ -21,6 +21,8 @@ SHAPE = {"config", "hookspecs", "options", "overrides", "problems", "yamlfile"}
 NAMES = {"builtins", "registry", "scaffold", "summaries"}
 MATHS = {
     "architectures",
+    "banks",
+    "columns",
     "data",
     "encoders",
     "experiment",

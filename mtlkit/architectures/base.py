@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -21,9 +21,12 @@ class Architecture(nn.Module):
 
     Attributes:
         features: The shape of one row of the features that each head is given.
+        shares_features: Whether tasks that share a batch are always given one and the same features, whichever they
+            are: many alike heads are then computed at once.
     """
 
     features: FeatureSpec
+    shares_features: ClassVar[bool] = False
 
     def forward(self, inputs: Any, tasks: Sequence[int]) -> list[Any]:
         """Encode a batch for the tasks that use it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -22,6 +22,8 @@ class HardSharing(Architecture):
         make_encoder: Builds the encoder; called once.
         n_tasks: The number of tasks; any number shares the one encoder.
     """
+
+    shares_features: ClassVar[bool] = True
 
     def __init__(self, make_encoder: Callable[[], Encoder], n_tasks: int) -> None:
         super().__init__()

@@ -53,6 +53,8 @@ class Order:
             part = self._numbered(number)[offset : offset + end - position]
             parts.append(part)
             position += len(part)
+        if len(parts) == 1:
+            return parts[0]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
     def _numbered(self, number: int) -> Tensor:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mtlkit.banks import Bank
 from mtlkit.errors import PluginError
 from mtlkit.experiment import BoundTask, Experiment, SourceGroup
+from mtlkit.gradients import BankLosses
 from mtlkit.task import Split
 from mtlkit.tensors import Tensors, apply, told
 
-__all__ = ["TaskBatch", "forward", "forward_all", "present", "wide"]
+__all__ = ["BankBatch", "StepBatch", "TaskBatch", "forward", "forward_all", "present", "wide"]
 
 
 class TaskBatch(NamedTuple):
@@ -35,8 +38,90 @@ class TaskBatch(NamedTuple):
     loss: Tensor
 
 
-def forward_all(experiment: Experiment, batches: Sequence[Split | None], *, exact: bool = False) -> list[TaskBatch]:
-    """Run a batch of each source through the model, and return what became of it in the order of the tasks.
+class BankBatch(NamedTuple):
+    """What the tasks of a bank made of one batch.
+
+    Attributes:
+        tasks: The indices of those that have labels in it ``[k]``.
+        labels: What the run calls them ``[k]``.
+        rows: How many rows have a label for each ``[k]``.
+        features: The features of all rows in the batch.
+        losses: The mean loss of each ``[k]``.
+        outputs: What the heads of the bank made of all rows, side by side ``[B, C]``.
+        starts: The first output of each task ``[k]``.
+        width: How many outputs each task has.
+    """
+
+    tasks: list[int]
+    labels: Sequence[str]
+    rows: list[int]
+    features: Tensors
+    losses: Tensor
+    outputs: Tensor
+    starts: list[int]
+    width: int
+
+
+class StepBatch(NamedTuple):
+    """What became of a batch of each source.
+
+    Attributes:
+        single: The tasks whose heads were computed one by one, in their order.
+        banks: Those that were computed together.
+    """
+
+    single: list[TaskBatch]
+    banks: list[BankBatch]
+
+    @property
+    def tasks(self) -> list[int]:
+        """The indices of all tasks that have labels, in order ``[K]``."""
+        if not self.single and len(self.banks) == 1:
+            return self.banks[0].tasks
+        return sorted([each.task for each in self.single] + [task for bank in self.banks for task in bank.tasks])
+
+    @property
+    def rows(self) -> list[int]:
+        """How many rows have a label for each ``[K]``."""
+        if not self.single and len(self.banks) == 1:
+            return self.banks[0].rows
+        counts = {each.task: len(each.target) for each in self.single}
+        for bank in self.banks:
+            counts.update(zip(bank.tasks, bank.rows, strict=True))
+        return [counts[task] for task in self.tasks]
+
+    @property
+    def features(self) -> list[Tensors]:
+        """The features that the heads were given."""
+        return [*(each.features for each in self.single), *(bank.features for bank in self.banks)]
+
+    @property
+    def bank_losses(self) -> list[BankLosses]:
+        """The losses of the banks as :func:`~mtlkit.gradients.backward` takes them."""
+        order = {task: place for place, task in enumerate(self.tasks)} if self.banks else {}
+        return [
+            BankLosses(
+                names=bank.labels,
+                places=[order[task] for task in bank.tasks],
+                losses=bank.losses,
+                outputs=bank.outputs,
+                starts=bank.starts,
+                width=bank.width,
+            )
+            for bank in self.banks
+        ]
+
+    @property
+    def losses(self) -> Tensor:
+        """The losses in the order of the tasks ``[K]``."""
+        found = {each.task: each.loss for each in self.single}
+        for bank in self.banks:
+            found.update(zip(bank.tasks, bank.losses.unbind(), strict=True))
+        return torch.stack([found[task] for task in self.tasks])
+
+
+def forward_all(experiment: Experiment, batches: Sequence[Split | None], *, exact: bool = False) -> StepBatch:
+    """Run a batch of each source through the model.
 
     Args:
         experiment: The model and the tasks.
@@ -46,11 +131,18 @@ def forward_all(experiment: Experiment, batches: Sequence[Split | None], *, exac
     Raises:
         PluginError: As :func:`forward`.
     """
-    made = []
+    single: list[TaskBatch] = []
+    banks: list[BankBatch] = []
     for group, batch in zip(experiment.groups, batches, strict=True):
-        if batch is not None:
-            made += forward(experiment, group, batch, complete=group.complete, exact=exact)
-    return sorted(made, key=lambda each: each.task)
+        if batch is None:
+            continue
+        with _precision(experiment, exact=exact):
+            features = _encode(experiment, group, batch)
+            banks += [_banked(experiment, group, bank, features[0], batch) for bank in group.banks]
+            if group.banks:  # then all tasks have the same features
+                features = features[: len(group.alone)]
+            single += _single(experiment, group.alone, features, batch, complete=group.complete)
+    return StepBatch(sorted(single, key=lambda each: each.task), [bank for bank in banks if bank.tasks])
 
 
 def present(experiment: Experiment, batches: Sequence[Split | None]) -> list[int]:
@@ -81,23 +173,9 @@ def forward(
     Raises:
         PluginError: If the encoder, a head or a loss fails, or a loss is no scalar.
     """
-    dtype = None if exact else experiment.plan.autocast
-    with torch.autocast(experiment.device.type, dtype, enabled=dtype is not None):
+    with _precision(experiment, exact=exact):
         features = _encode(experiment, group, batch)
-        made: list[TaskBatch] = []
-        for index, z in zip(group.tasks, features, strict=True):
-            bound = experiment.tasks[index]
-            target = batch.targets[bound.task.target]
-            rows = z
-            if not complete:
-                labelled = bound.task.labelled(target)
-                if not labelled.any():
-                    continue  # absent, which is not a loss of zero
-                rows, target = apply(functools.partial(_chosen, labelled), z), target[labelled]
-            with bound.blame("head", ("Features", rows)):
-                output = experiment.model.head(bound.label)(rows)
-            made.append(TaskBatch(index, z, output, target, _loss(bound, output, target)))
-        return made
+        return _single(experiment, group.tasks, features, batch, complete=complete)
 
 
 def wide(output: Tensor) -> Tensor:
@@ -105,8 +183,61 @@ def wide(output: Tensor) -> Tensor:
     return output.float() if output.dtype in {torch.float16, torch.bfloat16} else output
 
 
+def _precision(experiment: Experiment, *, exact: bool) -> AbstractContextManager[Any]:
+    """Return the context to compute in."""
+    if exact or experiment.plan.autocast is None:
+        return nullcontext()
+    return torch.autocast(experiment.device.type, experiment.plan.autocast)
+
+
 def _chosen(rows: Tensor, tensor: Tensor) -> Tensor:
     return tensor[rows]
+
+
+def _single(
+    experiment: Experiment, tasks: Sequence[int], features: Sequence[Tensors], batch: Split, *, complete: bool
+) -> list[TaskBatch]:
+    """Run each task's features through its head and its loss, those of the rows that have a label for it."""
+    made: list[TaskBatch] = []
+    for index, z in zip(tasks, features, strict=True):
+        bound = experiment.tasks[index]
+        target = batch.targets[bound.task.target]
+        rows = z
+        if not complete:
+            labelled = bound.task.labelled(target)
+            if not labelled.any():
+                continue  # absent, which is not a loss of zero
+            rows, target = apply(functools.partial(_chosen, labelled), z), target[labelled]
+        with bound.blame("head", ("Features", rows)):
+            output = experiment.model.head(bound.label)(rows)
+        made.append(TaskBatch(index, z, output, target, _loss(bound, output, target)))
+    return made
+
+
+def _banked(experiment: Experiment, group: SourceGroup, bank: Bank, features: Tensors, batch: Split) -> BankBatch:
+    """Run the features through the heads of a bank and their losses, all at once."""
+    try:
+        outputs = bank.heads(features)
+        losses, counts = bank.losses(outputs, batch.targets, complete=group.complete)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        every = [features] * len(bank.tasks)
+        _single(experiment, bank.tasks, every, batch, complete=group.complete)  # whose is it?
+        named = ", ".join(map(repr, bank.labels))
+        raise PluginError(
+            f"The row_losses of the tasks {named} failed where the loss of each does not: {type(error).__name__}: "
+            f"{error} ({experiment.tasks[bank.tasks[0]].provider})."
+        ) from error
+    rows = [len(outputs)] * len(bank.tasks) if counts is None else counts.tolist()
+    tasks, labels, width = list(bank.tasks), list(bank.labels), bank.heads.width
+    starts = list(range(0, len(tasks) * width, width))
+    if not all(rows):  # a task without labels is absent, which is not a loss of zero
+        places = [place for place, count in enumerate(rows) if count]
+        tasks, labels = [tasks[place] for place in places], [labels[place] for place in places]
+        rows, starts = [rows[place] for place in places], [starts[place] for place in places]
+        losses = losses[places]
+    return BankBatch(tasks, labels, rows, features, losses, outputs, starts, width)
 
 
 def _encode(experiment: Experiment, group: SourceGroup, batch: Split) -> list[Tensors]:

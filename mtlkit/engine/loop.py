@@ -140,29 +140,31 @@ def forward_backward(experiment: Experiment, step: int, number: int) -> _Pass | 
     batches = _draw(experiment, step, number)
     ahead = outlook(experiment, batches)
     made = forward_all(experiment, batches)
-    if not made:
+    tasks = made.tasks
+    if not tasks:
         return None
-    tasks = [each.task for each in made]
+    index = None if len(tasks) == len(experiment.tasks) else torch.tensor(tasks)
     plan = experiment.plan
     measures = plan.measure_every is not None and (step + 1) % plan.measure_every == 0
     try:
         measurement = backward(
-            {experiment.tasks[each.task].label: each.loss for each in made},
+            {experiment.tasks[each.task].label: each.loss for each in made.single},
             strategy=experiment.strategy,
-            features=[each.features for each in made],
+            features=made.features,
             shared=experiment.model,
-            preference=torch.tensor([experiment.tasks[task].weight for task in tasks], dtype=torch.float64),
-            tasks=None if len(tasks) == len(experiment.tasks) else torch.tensor(tasks),
+            preference=experiment.weights if index is None else experiment.weights[index],
+            tasks=index,
             scale=1 / plan.accumulate,
             measure=plan.measure_over if measures else None,
             ahead=ahead,
+            banks=made.bank_losses,
         )
     except NonFiniteError as error:
         raise NonFiniteError(f"{error} It was found before step {step + 1}; the weights are as they were.") from None
     penalty = experiment.model.architecture.penalty()
     if penalty is not None:
         penalty.div(plan.accumulate).backward()
-    return _Pass(tasks, [len(each.target) for each in made], measurement, batches)
+    return _Pass(tasks, made.rows, measurement, batches)
 
 
 def _draw(experiment: Experiment, step: int, number: int) -> list[Split | None]:
@@ -178,9 +180,9 @@ def _draw(experiment: Experiment, step: int, number: int) -> list[Split | None]:
 def _observe(experiment: Experiment, batches: list[Split | None]) -> None:
     """Let the strategy see what the step made of the losses of its batch."""
     made = forward_all(experiment, batches)
-    losses = torch.stack([each.loss for each in made]).double()
-    tasks = None if len(made) == len(experiment.tasks) else torch.tensor([each.task for each in made])
-    experiment.strategy.observe(losses, tasks)
+    tasks = made.tasks
+    index = None if len(tasks) == len(experiment.tasks) else torch.tensor(tasks)
+    experiment.strategy.observe(made.losses.double(), index)
 
 
 def _count_rows(experiment: Experiment, passes: list[_Pass], progress: Progress) -> dict[str, int]:

@@ -42,6 +42,7 @@ def outlook(experiment: Experiment, batches: Sequence[Split | None]) -> Outlook 
     )
 
 
-def _losses(experiment: Experiment, batches: Sequence[Split | None]) -> list[Tensor]:
+def _losses(experiment: Experiment, batches: Sequence[Split | None]) -> Tensor:
     made = forward_all(experiment, batches, exact=True)
-    return [each.loss * experiment.tasks[each.task].weight for each in made]
+    weights = [experiment.tasks[task].weight for task in made.tasks]
+    return made.losses * made.losses.new_tensor(weights)

@@ -19,7 +19,8 @@ No second derivative is ever taken.
 """
 
 from mtlkit.gradients.backpropagation import backward
+from mtlkit.gradients.bank import BankLosses
 from mtlkit.gradients.measurement import Measurement
 from mtlkit.gradients.outlook import Outlook, look_ahead
 
-__all__ = ["Measurement", "Outlook", "backward", "look_ahead"]
+__all__ = ["BankLosses", "Measurement", "Outlook", "backward", "look_ahead"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mtlkit.errors import NonFiniteError
+from mtlkit.gradients.bank import BankLosses, joined, one_by_one
 from mtlkit.gradients.cut import Cut
 from mtlkit.gradients.graph import Graph, differentiated
 from mtlkit.gradients.losses import Losses, check, named, non_finite
@@ -34,6 +36,7 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
     heads: Heads = "weighted",
     measure: Over | None = None,
     ahead: Outlook | None = None,
+    banks: Sequence[BankLosses] = (),
 ) -> Measurement:
     """Backpropagate the weighted losses: this in place of ``sum(losses).backward()``.
 
@@ -56,6 +59,7 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
             gradients without it. Where they overflow, the strategy is not asked, and GradScaler skips the step.
         heads: Whether a head gets its loss's gradient ``weighted`` like the shared parameters, or ``plain``.
         measure: Where to measure the gradients for a strategy that needs none.
+        banks: The losses of tasks whose heads are one linear layer; those in `losses` take the places that are left.
         ahead: What :func:`look_ahead` saw; needed where the strategy looks ahead, but for one in evaluation mode.
 
     Returns:
@@ -67,9 +71,12 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
         NonFiniteError: If a loss, or a gradient that the strategy needs, is NaN or infinite; nothing is changed.
     """
     names, each = named(losses)
-    check(names, each, strategy, tasks, preference)
+    check(names, each, strategy, tasks, preference, banks)
     _check_outlook(ahead, strategy, tasks)
-    stacked = torch.stack([loss.detach() for loss in each])
+    with torch.enable_grad():
+        root = joined(each, banks)
+        names, each = one_by_one(names, each, banks)
+    stacked = root.detach()
     if not stacked.isfinite().all():
         raise NonFiniteError(non_finite("loss", names, stacked.isfinite(), stacked))
     seen = stacked.to(_device(strategy), torch.float64)
@@ -107,7 +114,7 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
         separate = heads == "plain" or weighting.head_weights is not None
         graph = Cut(names, each, features_of(features, strategy), None, loss_scale) if separate else None
     if graph is None:
-        torch.autograd.backward(each, list((factors * loss_scale).unbind()))
+        torch.autograd.backward(root, factors * loss_scale)
     else:
         direction = weighting.direction
         graph.backward(factors, head_factors, None if direction is None else direction * scale)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from mtlkit.gradients.bank import BankLosses
 from mtlkit.strategies.base import Strategy
 
 __all__ = ["Losses", "check", "named", "non_finite"]
@@ -29,11 +30,17 @@ def check(
     strategy: Strategy,
     tasks: Tensor | None,
     preference: Tensor | None,
+    banks: Sequence[BankLosses] = (),
 ) -> None:
     """Raise ValueError where the losses are not those of the tasks present, or no scalars that train something."""
     expected = strategy.n_tasks if tasks is None else len(tasks)
-    if len(losses) != expected:
-        raise ValueError(f"received {len(losses)} losses for {expected} tasks")
+    places = [place for bank in banks for place in bank.places]
+    if len(losses) + len(places) != expected:
+        raise ValueError(f"received {len(losses) + len(places)} losses for {expected} tasks")
+    if len(set(places)) != len(places) or not set(places) <= set(range(expected)):
+        raise ValueError(f"the places of the tasks in banks are different numbers below {expected}; received {places}")
+    for bank in banks:
+        bank.check()
     if preference is not None and preference.shape != (expected,):
         shape = tuple(preference.shape)
         raise ValueError(f"preference needs one factor for each of the {expected} losses; received shape {shape}")

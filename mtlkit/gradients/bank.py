@@ -1,0 +1,70 @@
+"""The losses of a bank: alike tasks whose heads are one linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["BankLosses", "joined", "one_by_one"]
+
+
+class BankLosses(NamedTuple):
+    """The losses of tasks whose heads are one linear layer over the features, each with outputs of its own.
+
+    Attributes:
+        names: What the tasks are called ``[k]``.
+        places: The place of each among all losses of the step, counted from 0 ``[k]``.
+        losses: Their losses ``[k]``, each of which depends on the outputs of its own task and on no others.
+        outputs: What the layer made ``[B, C]``.
+        starts: The first output of each task ``[k]``.
+        width: How many outputs each task has, one beside the other.
+    """
+
+    names: Sequence[str]
+    places: Sequence[int]
+    losses: Tensor
+    outputs: Tensor
+    starts: Sequence[int]
+    width: int
+
+    def check(self) -> None:
+        """Raise ValueError where the parts do not fit one another."""
+        n_tasks = len(self.names)
+        if not n_tasks or not len(self.places) == len(self.starts) == n_tasks or self.losses.shape != (n_tasks,):
+            raise ValueError(
+                f"a bank has one name, place, loss and first output for each of its tasks; received {n_tasks} names, "
+                f"{len(self.places)} places, losses of shape {tuple(self.losses.shape)} and {len(self.starts)} starts"
+            )
+        is_matrix = self.outputs.ndim == 2  # noqa: PLR2004 - [B, C]
+        if not (is_matrix and min(self.starts) >= 0 and max(self.starts) + self.width <= self.outputs.shape[1]):
+            raise ValueError(
+                f"the outputs of a bank are [B, C], with {self.width} for each task from where it starts; received "
+                f"outputs of shape {tuple(self.outputs.shape)} and starts {list(self.starts)}"
+            )
+        if not self.losses.requires_grad:
+            raise ValueError(f"the losses of {', '.join(self.names)} depend on nothing that can be trained")
+
+
+def one_by_one(
+    names: Sequence[str], each: Sequence[Tensor], banks: Sequence[BankLosses]
+) -> tuple[list[str], list[Tensor]]:
+    """Return what to call all losses of a step, and the losses, in order; `each` take the places that are left."""
+    found = {
+        p: (f"'{n}'", loss) for b in banks for p, n, loss in zip(b.places, b.names, b.losses.unbind(), strict=True)
+    }
+    free = iter(zip(names, each, strict=True))
+    every = [found[place] if place in found else next(free) for place in range(len(each) + len(found))]
+    return [name for name, _ in every], [loss for _, loss in every]
+
+
+def joined(each: Sequence[Tensor], banks: Sequence[BankLosses]) -> Tensor:
+    """Return all losses of a step in their order ``[K]``, in the graph."""
+    taken = {place for bank in banks for place in bank.places}
+    order = [place for place in range(len(each) + len(taken)) if place not in taken]
+    order += [place for bank in banks for place in bank.places]
+    parts = [*([torch.stack(list(each))] if each else []), *(bank.losses for bank in banks)]
+    stacked = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return stacked if order == sorted(order) else stacked[torch.tensor(order).argsort().to(stacked.device)]
