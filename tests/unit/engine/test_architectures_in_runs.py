@@ -70,6 +70,24 @@ def test_the_penalty_of_the_gates_is_paid(train):
     assert not bool((moved[0] > 0.09).all())
 
 
+@pytest.mark.parametrize("architecture", ["adapters", "lora", "task-embedding", "mtan"])
+def test_an_encoder_that_was_trained_before_may_be_left_as_it_is(train, configure, registry_with, architecture):
+    encoder = ENCODER | {"depth": 1}
+    before = train(run={"name": "before"}, encoder=encoder, training=FEW)
+    transfer = {"pretrained": str(before.folder), "freeze": 2}
+    run = train(run={"name": "after"}, architecture=architecture, encoder=encoder, transfer=transfer, training=FEW)
+    known, found = (load_file(each.folder / "best" / "weights.safetensors") for each in (before, run))
+    kept = [name for name in found if name.startswith("architecture.encoder.")]
+    assert kept
+    assert all(torch.equal(found[name], known[name]) for name in kept)
+    fresh = mtlkit.build(configure(architecture=architecture, encoder=encoder), registry=registry_with())
+    began = fresh.model.state_dict()
+    own = [name for name in found if name.startswith("architecture.") and name not in kept]
+    assert any(not torch.equal(found[name], began[name]) for name in own)
+    same = mtlkit.build(configure(architecture=architecture, encoder=encoder), registry=registry_with())
+    assert all(torch.equal(began[name], value) for name, value in same.model.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("architecture", "said"),
     [
