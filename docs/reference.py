@@ -22,6 +22,7 @@ from click.testing import CliRunner
 
 import mtlkit
 from mtlkit.cli import main as command_line
+from mtlkit.data import MapSplit, StreamSplit
 from mtlkit.engine import events
 from mtlkit.hookspecs import ANSWERS, KINDS, ComponentHooks, RunHooks
 from mtlkit.options import signature_of
@@ -32,7 +33,7 @@ FOLDER = Path(__file__).parent
 NOTE = "<!-- Generated from the code by `make reference`; edit the docstrings instead. -->"
 
 CONTRACTS = {
-    "Tasks": [mtlkit.Task, mtlkit.Source, mtlkit.Split, mtlkit.InputSpec, mtlkit.FeatureSpec],
+    "Tasks": [mtlkit.Task, mtlkit.Source, mtlkit.Split, MapSplit, StreamSplit, mtlkit.InputSpec, mtlkit.FeatureSpec],
     "Encoders": [mtlkit.Encoder],
     "Architectures": [mtlkit.Architecture],
     "Strategies": [mtlkit.Strategy, mtlkit.Weighting, mtlkit.Needs, mtlkit.Over],

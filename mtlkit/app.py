@@ -94,7 +94,7 @@ def check(config: Config, *, registry: Registry | None = None) -> tuple[Resolved
     resolved = resolve(as_document(config), registry or Registry.discover())
     HookListener(resolved)
     experiment = _from_the_start(resolved, read_pretrained(resolved))
-    with run_settings(experiment):
+    with closing(experiment), run_settings(experiment):
         probe(experiment)
     return resolved, experiment
 
@@ -110,7 +110,7 @@ def inspect(config: Config, *, registry: Registry | None = None) -> tuple[Resolv
     experiment = _from_the_start(resolved, read_pretrained(resolved))
     first = [group.tasks[0] for group in experiment.groups]
     sizes = [resolved.config.tasks[index].batch_size or resolved.config.training.batch_size for index in first]
-    with run_settings(experiment):
+    with closing(experiment), run_settings(experiment):
         torch.manual_seed(experiment.plan.seed)
         return resolved, experiment, audit(experiment, sizes)
 
@@ -142,7 +142,6 @@ def train(
     resolved = resolve(document, registry)
     hooks = HookListener(resolved)
     folder = Path(resolved.config.run.dir) / resolved.config.run.name
-    experiment: Experiment | None = None
     if resume and folder.exists():
         run = RunFolder.open(folder)
         _check_same(run, resolved)
@@ -150,15 +149,12 @@ def train(
             return finished(run)
         for difference in differences(run, resolved.registry):
             warnings.warn(f"The run may not go on bit for bit: {difference}.", stacklevel=2)
+        # Its weights are in its checkpoints, if it came to one.
+        experiment = _from_the_start(resolved, None if run.has_checkpoints else read_pretrained(resolved))
     else:
         start = read_pretrained(resolved)
         experiment = _from_the_start(resolved, start)
-        with run_settings(experiment):
-            probe(experiment)
-        facts = environment(resolved, experiment, start)
-        run = RunFolder.create(folder, config=dump(resolved.plain()), environment=facts)
-    if experiment is None:  # its weights are in its checkpoints, if it came to one
-        experiment = _from_the_start(resolved, None if run.has_checkpoints else read_pretrained(resolved))
+        run = _begin(resolved, experiment, start, folder)
     run.provenance = plugins_used(resolved.records, resolved.registry)
     return _fit(experiment, run, listeners, hooks)
 
@@ -197,7 +193,7 @@ def evaluate(
         warnings.warn(f"The results may not be those of the run: {difference}.", stacklevel=2)
     experiment = build_resolved(resolved)  # the run's own weights follow, so none that it began with are read
     checkpoint.load_weights(run.best, experiment.model)
-    with run_settings(experiment):
+    with closing(experiment), run_settings(experiment):
         return step, evaluate_split(experiment, split)
 
 
@@ -216,6 +212,18 @@ def as_document(config: Config) -> Document:
 def _from_the_start(resolved: Resolved, start: Pretrained | None) -> Experiment:
     """Build everything that a run is made of, the encoders with the weights that they begin with."""
     return build_resolved(resolved, None if start is None else start.weights)
+
+
+def _begin(resolved: Resolved, experiment: Experiment, start: Pretrained | None, folder: Path) -> RunFolder:
+    """Probe an experiment, and make its run folder."""
+    try:
+        with run_settings(experiment):
+            probe(experiment)
+        facts = environment(resolved, experiment, start)
+        return RunFolder.create(folder, config=dump(resolved.plain()), environment=facts)
+    except BaseException:
+        experiment.close()
+        raise
 
 
 def _fit(experiment: Experiment, run: RunFolder, listeners: Sequence[Listener], hooks: HookListener) -> RunResult:
@@ -269,8 +277,9 @@ def _check_same(run: RunFolder, resolved: Resolved) -> None:
         raise ConfigError(Problem(f"The run {run.path} was started with another configuration: {shown}", remedy=remedy))
 
 
-# Where a run is, who is told of it, and which plugins it might use: those that it does use are named.
-_OF_NO_CONSEQUENCE = ("run.name", "run.dir", "hooks", "plugins")
+# Where a run is, who is told of it, how its rows are read, and which plugins it might use: those that it does use are
+# named.
+_OF_NO_CONSEQUENCE = ("run.name", "run.dir", "hooks", "loading", "plugins")
 
 
 def _changes(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,17 +15,24 @@ from torch import Tensor, nn
 from mtlkit.architectures.base import Architecture
 from mtlkit.banks import banks_among
 from mtlkit.config import DEFAULT_EPOCHS, RunConfig
+from mtlkit.data.delivery import Delivery
+from mtlkit.data.gathered import Gathered
 from mtlkit.data.in_memory import InMemoryStream
+from mtlkit.data.loading import opened, stream_of
 from mtlkit.data.mixing import Mixing
 from mtlkit.data.order import Order
+from mtlkit.data.reader import Reader, some_rows
+from mtlkit.data.rows import Carving, Remade
 from mtlkit.data.sampling import class_weights, row_weights
-from mtlkit.data.splits import carve, derived_seed, describe
+from mtlkit.data.settings import Loading
+from mtlkit.data.splits import Given, derived_seed, describe, described, format_of
 from mtlkit.encoders.base import Encoder
 from mtlkit.errors import DataError, MtlkitError, PluginError, closest
 from mtlkit.experiment import BoundTask, Experiment, Plan, SourceGroup
 from mtlkit.finetune import freeze, load_pretrained, parameter_groups
 from mtlkit.gradients.places import last_weights
 from mtlkit.model import MultiTaskModel
+from mtlkit.registry import Handle
 from mtlkit.resolve import Part, Resolved
 from mtlkit.schedule import Schedule
 from mtlkit.specs import FeatureSpec, InputSpec
@@ -57,8 +65,9 @@ _ENTRY_BY_ENTRY = {
     torch.optim.Rprop,
     torch.optim.SGD,
 }
-
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+_AUTO_MEGABYTES = 2000  # of a source that loading.memory: auto holds
+_PREPARED = 4096  # rows that are read for an encoder to read something off, where they are not in memory
 
 
 def build(resolved: Resolved, pretrained: Mapping[str, Tensor] | None = None) -> Experiment:
@@ -162,44 +171,91 @@ def _groups(resolved: Resolved, tasks: Sequence[BoundTask], dtype: torch.dtype) 
 def _group(
     resolved: Resolved, tasks: Sequence[BoundTask], source: Source, members: Sequence[int], dtype: torch.dtype
 ) -> SourceGroup:
+    config, first = resolved.config, tasks[members[0]]
+    batch_size, origin = _batch_size(resolved, tasks, members), tuple(sorted(_origin(source)))
+    evaluation = config.evaluation
+    split_seed = derived_seed(evaluation.split_seed, "split")
+    carving = Carving(validation=evaluation.validation, test=evaluation.test, seed=split_seed)
+    try:
+        with first.blame("source"):
+            given = source.splits()
+        for index in members:
+            _check_columns(tasks[index], given)
+        splits = carving(given)
+    except DataError as error:
+        raise DataError(f"The rows of task '{first.label}' cannot be used ({first.provider}). {error}") from error
+    labels = " and ".join(f"'{tasks[index].label}'" for index in members)
+    readers = opened(
+        splits,
+        load=Remade(_handle(resolved, members[0]), carving),
+        loading=_loading(config),
+        delivery=Delivery(resolved.device, dtype, config.loading.pin),
+        batch_size=batch_size,
+        seed=derived_seed(config.run.seed, "reading", *origin),
+        source=f"The rows of task{'s' if len(members) > 1 else ''} {labels} ({first.provider})",
+    )
+    train = readers["train"]
+    complete = _are_complete([tasks[index] for index in members], train)
+    weights = _row_weights(resolved, tasks, members, train)
+    order = functools.partial(Order, seed=derived_seed(config.run.seed, "rows", *origin), weights=weights)
+    stream = stream_of(train, order, batch_size=batch_size)
+    row = described(splits) or describe(readers)
+    return SourceGroup(first.label, tuple(members), readers, row, stream, complete, source, origin)
+
+
+def _batch_size(resolved: Resolved, tasks: Sequence[BoundTask], members: Sequence[int]) -> int:
+    """Return how many rows of a source are in a batch."""
     config = resolved.config
-    first = tasks[members[0]]
     sizes = {index: config.tasks[index].batch_size or config.training.batch_size for index in members}
     if len(set(sizes.values())) > 1:
         asked = ", ".join(f"{tasks[index].label} {size}" for index, size in sizes.items())
         path: SettingPath = ("tasks", members[-1], "batch_size")
         what = f"Tasks that share a source share its batches, and they ask for different sizes: {asked}"
         raise resolved.problem(what, path, "Give them one batch_size.")
-    try:
-        with first.blame("source"):
-            given = source.splits()
-        for index in members:
-            _check_columns(tasks[index], given)
-        splits = carve(
-            given,
-            validation=config.evaluation.validation,
-            test=config.evaluation.test,
-            seed=derived_seed(config.evaluation.split_seed, "split"),
-        )
-    except DataError as error:
-        raise DataError(f"The rows of task '{first.label}' cannot be used ({first.provider}). {error}") from error
-    splits = {name: split.to(resolved.device, dtype) for name, split in splits.items()}
+    return sizes[members[0]]
+
+
+def _handle(resolved: Resolved, index: int) -> Handle:
+    """Return what makes a task anew in another process."""
+    part = resolved.tasks[index]
+    files = tuple(map(str, resolved.registry.files.values()))
+    return Handle("tasks", part.record.qualified if part.record else "", part.options, files)
+
+
+def _loading(config: RunConfig) -> Loading:
+    given = config.loading
+    limits = {"auto": _AUTO_MEGABYTES, "never": 0, "always": None}
+    megabytes = given.memory if isinstance(given.memory, int) else limits[given.memory]
+    return Loading(
+        memory=None if megabytes is None else megabytes * 10**6,
+        workers=given.workers,
+        start=given.start,
+        prefetch=given.prefetch,
+        timeout=given.timeout,
+    )
+
+
+def _are_complete(tasks: Sequence[BoundTask], train: Split | Reader) -> bool:
+    """Return whether every training row is known to have a label for every task; of rows not in memory none is known.
+
+    Raises:
+        DataError: If no row has one for some task.
+    """
+    if isinstance(train, Reader):
+        return False
     complete = True
-    for index in members:
-        bound = tasks[index]
+    for bound in tasks:
         with bound.blame("labelled()"):
-            labelled = bound.task.labelled(splits["train"].targets[bound.task.target])
+            labelled = bound.task.labelled(train.targets[bound.task.target])
         if not labelled.any():
             raise DataError(f"Task '{bound.label}' has no labelled training row ({bound.provider}).")
         complete = complete and bool(labelled.all())
-    origin = tuple(sorted(_origin(source)))
-    weights = _row_weights(resolved, tasks, members, splits["train"])
-    order = Order(len(splits["train"]), seed=derived_seed(config.run.seed, "rows", *origin), weights=weights)
-    stream = InMemoryStream(splits["train"], order, batch_size=sizes[members[0]])
-    return SourceGroup(first.label, tuple(members), splits, stream, complete, source, origin)
+    return complete
 
 
-def _row_weights(resolved: Resolved, tasks: Sequence[BoundTask], members: Sequence[int], train: Split) -> Tensor | None:
+def _row_weights(
+    resolved: Resolved, tasks: Sequence[BoundTask], members: Sequence[int], train: Split | Reader
+) -> Tensor | None:
     """Return how often each training row of a source is drawn; None where all are as often."""
     meant = [_sampling(resolved, tasks, index) for index in members]
     for index, (by, column) in zip(members, meant, strict=True):
@@ -217,6 +273,9 @@ def _row_weights(resolved: Resolved, tasks: Sequence[BoundTask], members: Sequen
     path: SettingPath = ("tasks", members[0], "sampling")
     if not isinstance(resolved.config.tasks[members[0]].sampling, str):
         path = (*path, by)
+    if not isinstance(train, Split | Gathered):
+        what = f"Rows are to be drawn {by} by the column '{column}', and they are not in memory, where it could be seen"
+        raise resolved.problem(what, path, "Let them be held there: loading.memory. Of a stream they never are.")
     if column not in train.targets:
         what = f"The source has no target column '{column}'"
         raise resolved.problem(what, path, closest(column, list(train.targets)))
@@ -242,7 +301,7 @@ def _sampling(resolved: Resolved, tasks: Sequence[BoundTask], index: int) -> tup
 def _banked(tasks: Sequence[BoundTask], heads: Mapping[str, nn.Module], group: SourceGroup) -> SourceGroup:
     """Make banks of the heads that are alike among the tasks of a source, and put their targets side by side."""
     train, stream = group.splits["train"], group.stream
-    if not isinstance(stream, InMemoryStream):
+    if not (isinstance(stream, InMemoryStream) and isinstance(train, Split)):
         return group
     labels = [bound.label for bound in tasks]
     own = {index: heads[labels[index]] for index in group.tasks}
@@ -265,16 +324,19 @@ def _is_plain(value: object) -> bool:
 
 
 def _check_columns(bound: BoundTask, given: Any) -> None:
-    if not isinstance(given, Mapping) or not all(isinstance(split, Split) for split in given.values()):
+    if not isinstance(given, Mapping) or not all(isinstance(split, Given) for split in given.values()):
+        kinds = ", ".join(type(split).__name__ for split in given.values()) if isinstance(given, Mapping) else ""
         raise PluginError(
-            f"The source of task '{bound.label}' must give a mapping from 'train', 'validation' and 'test' to Split; "
-            f"received {type(given).__name__} ({bound.provider})."
+            f"The source of task '{bound.label}' must give a mapping from 'train', 'validation' and 'test' to Split, "
+            f"or to MapSplit or StreamSplit of mtlkit.data; received {type(given).__name__}"
+            f"{f' of {kinds}' if kinds else ''} ({bound.provider})."
         )
     for name, split in given.items():
-        if bound.task.target not in split.targets:
+        columns = format_of(split, name, torch.float32).targets
+        if bound.task.target not in columns:
             raise PluginError(
                 f"Task '{bound.label}' learns the target column '{bound.task.target}', and split '{name}' of its "
-                f"source has {', '.join(map(repr, split.targets)) or 'none'} ({bound.provider})."
+                f"source has {', '.join(map(repr, columns)) or 'none'} ({bound.provider})."
             )
 
 
@@ -286,7 +348,7 @@ def _stem(resolved: Resolved, tasks: Sequence[BoundTask], group: SourceGroup) ->
         if _plain_stem(resolved.stems[index]) != _plain_stem(named):
             what = f"Tasks that share a source share its stem, and '{first.label}' and '{tasks[index].label}' differ"
             raise resolved.problem(what, ("tasks", index), "Give them the same stem.")
-    inputs = describe(group.splits)
+    inputs = group.row
     torch.manual_seed(derived_seed(resolved.config.run.seed, "stem", *group.origin))
     if named is None:
         with first.blame("stem"):
@@ -312,7 +374,7 @@ def _common_row(
     tasks: Sequence[BoundTask], groups: Sequence[SourceGroup], stems: Sequence[nn.Module | None]
 ) -> InputSpec:
     """Return what a row is to the encoder, once it has passed through its stem."""
-    given = [describe(group.splits) for group in groups]
+    given = [group.row for group in groups]
     rows: list[InputSpec] = [
         row if stem is None else cast("InputSpec", stem.rows) for row, stem in zip(given, stems, strict=True)
     ]
@@ -330,7 +392,7 @@ def _common_row(
 
 
 def _prepare(architecture: Architecture, groups: Sequence[SourceGroup], stems: Sequence[nn.Module | None]) -> None:
-    """Show the training rows to the encoders that read something off them."""
+    """Show the training rows to the encoders that read something off them; of rows not in memory, some."""
     encoders = [module for module in architecture.modules() if isinstance(module, Encoder)]
     encoders = [encoder for encoder in encoders if type(encoder).prepare is not Encoder.prepare]
     if not encoders:
@@ -338,7 +400,7 @@ def _prepare(architecture: Architecture, groups: Sequence[SourceGroup], stems: S
     inputs = []
     with torch.no_grad():
         for group, stem in zip(groups, stems, strict=True):
-            rows = group.splits["train"].inputs
+            rows = some_rows(group.splits["train"], _PREPARED).inputs
             inputs.append(rows if stem is None else stem.eval()(rows))
             if stem is not None:
                 stem.train()

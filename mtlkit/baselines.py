@@ -179,8 +179,8 @@ def _is_in_the_way(folder: Path, settings: Mapping[str, Any], registry: Registry
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides a run's numbers: not its name, nor who is told of them."""
-    rest = {key: value for key, value in settings.items() if key not in {"run", "hooks", "plugins"}}
+    """Return what decides a run's numbers: not its name, how its rows are read, nor who is told of them."""
+    rest = {key: value for key, value in settings.items() if key not in {"run", "hooks", "loading", "plugins"}}
     # A run alone is written with its strategy's options left to their defaults.
     strategy = {key: value for key, value in settings["strategy"].items() if value is not None}
     return rest | {"seed": settings["run"]["seed"], "strategy": strategy}

@@ -34,6 +34,7 @@ __all__ = [
     "Component",
     "Diagnostics",
     "Evaluation",
+    "Loading",
     "Plugins",
     "Run",
     "RunConfig",
@@ -277,6 +278,28 @@ class Transfer(Section):
         return [each for each in self.freeze if isinstance(each, str)] if isinstance(self.freeze, list) else []
 
 
+class Loading(Section):
+    """How rows are read: in memory where they fit, by processes that read ahead where they do not."""
+
+    memory: Literal["auto", "always", "never"] | Annotated[int, Field(ge=1)] = "auto"
+    """How many megabytes (10^6 bytes) of each source may be read into memory, or converted and moved to a GPU, when a
+    run starts. `auto` is 2000; `always` is no limit; with `never`, and above the limit, every batch is read, converted
+    and moved when it is drawn. Columns that are memory-mapped are read into memory with `always` alone, streams never.
+    """
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    """Processes that read rows ahead, for each source that is read row by row and is not held in memory; 0 to read them
+    in the run's own process, where nothing limits how long it takes. The rows are the same for any number."""
+    start: Literal["spawn", "fork", "forkserver"] = "spawn"
+    """How these processes are started. `spawn` and `forkserver` make the task anew in each, by its name and options;
+    `fork` is quicker, and unsafe where a data set uses threads or CUDA."""
+    prefetch: Annotated[int, Field(ge=1, le=64)] = 2
+    """Batches that each of them reads ahead."""
+    pin: bool = True
+    """Batches that are not held on the GPU go there through pinned memory, so that the run need not wait for them."""
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds that a batch may take one of them; after that, an error names the row. To start, it has five minutes."""
+
+
 class Evaluation(Section):
     """When and on which rows the tasks are evaluated."""
 
@@ -488,6 +511,7 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ConstantSchedule(name="constant")
     """How the learning rate changes over the run."""
     training: Training = Training()
+    loading: Loading = Loading()
     evaluation: Evaluation = Evaluation()
     diagnostics: Diagnostics = Diagnostics()
     checkpoints: Checkpoints = Checkpoints()

@@ -12,10 +12,12 @@ import torch
 
 from mtlkit.banks import Bank
 from mtlkit.data.mixing import Mixing
+from mtlkit.data.reader import Reader
 from mtlkit.data.stream import Stream
 from mtlkit.errors import MtlkitError, PluginError
 from mtlkit.model import MultiTaskModel
 from mtlkit.schedule import Schedule
+from mtlkit.specs import InputSpec
 from mtlkit.strategies.base import Over, Strategy
 from mtlkit.task import Source, Split, Task
 from mtlkit.tensors import Tensors, told
@@ -73,9 +75,10 @@ class SourceGroup:
     Attributes:
         name: What the run calls the source: the label of its first task.
         tasks: The indices of the tasks.
-        splits: The rows: train, validation and test.
+        splits: The rows: train, validation and test; in memory on the run's device, or what reads them.
+        row: What a row of inputs is.
         stream: The training batches.
-        complete: Whether every training row has a label for every one of these tasks.
+        complete: Whether every training row is known to have a label for every one of these tasks.
         source: Where the rows come from.
         origin: What the source is, as plain text, whichever tasks it is drawn beside.
         held_out: The batches that a strategy looks ahead to: training rows too, in an order of their own; None where it
@@ -85,7 +88,8 @@ class SourceGroup:
 
     name: str
     tasks: tuple[int, ...]
-    splits: Mapping[str, Split]
+    splits: Mapping[str, Split | Reader]
+    row: InputSpec
     stream: Stream
     complete: bool
     source: Source
@@ -185,7 +189,16 @@ class Experiment:
         """The tasks' labels, in order."""
         return [bound.label for bound in self.tasks]
 
+    @property
+    def workers(self) -> int:
+        """How many processes read rows for the run."""
+        groups = [group.splits.values() for group in self.groups]
+        return sum(max(split.processes if isinstance(split, Reader) else 0 for split in splits) for splits in groups)
+
     def close(self) -> None:
-        """Let go of what the streams hold beside memory; they open again when they are drawn from."""
+        """Let go of what the rows are read by, such as processes; it is there again when rows are drawn."""
         for group in self.groups:
             group.stream.close()
+            for split in group.splits.values():
+                if isinstance(split, Reader):
+                    split.close()

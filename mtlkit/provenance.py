@@ -61,6 +61,8 @@ def environment(resolved: Resolved, experiment: Experiment, start: Pretrained | 
         "device": str(experiment.device),
         "threads": experiment.plan.threads or torch.get_num_threads(),
         **({"pretrained": start.to_dict()} if start else {}),
+        "workers": experiment.workers,
+        "start_method": resolved.config.loading.start if experiment.workers else None,
         "plugins": plugins_used(resolved.records, resolved.registry),
     }
 

@@ -20,6 +20,9 @@ from mtlkit.tensors import Tensors, apply, listed, rows_in
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
+    from mtlkit.data.map_split import MapSplit
+    from mtlkit.data.stream_split import StreamSplit
+
 __all__ = ["LossKind", "Source", "Split", "Task"]
 
 LossKind = Literal["classification", "regression", "laplace", "other"]
@@ -153,12 +156,15 @@ class Source(ABC):
     """
 
     @abstractmethod
-    def splits(self) -> Mapping[str, Split]:
-        """Load the rows.
+    def splits(self) -> Mapping[str, Split | MapSplit | StreamSplit]:
+        """Load the rows, or say where they are.
 
         Returns:
             ``train``, and where the source has its own, ``validation`` and ``test``; what is missing is carved from
-            ``train`` by seed. The same source returns the same rows each time, and leaves global random state alone.
+            ``train`` by seed. Rows in columns are a :class:`Split`; rows that are read one by one are a
+            :class:`~mtlkit.data.MapSplit`, and those that only come one after another a
+            :class:`~mtlkit.data.StreamSplit`. The same source returns the same rows each time, and leaves global random
+            state alone.
         """
 
     def stem(self, inputs: InputSpec) -> nn.Module | None:  # noqa: ARG002 - for those that override it

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.audit.trial import Trial
+from mtlkit.data.reader import Reader, evenly
 from mtlkit.data.splits import SPLITS
 from mtlkit.encoders.base import Encoder
 from mtlkit.experiment import BoundTask, Experiment, SourceGroup
@@ -21,6 +22,7 @@ from mtlkit.tensors import listed, named
 __all__ = ["Column", "Examined", "Labels", "and_list"]
 
 MOST_ROWS = 100_000  # of a split that are looked at; evenly spaced ones of a longer split
+MOST_READ = 2_000  # where they are not in memory; of a stream, those that come first
 
 
 class Column(NamedTuple):
@@ -119,10 +121,13 @@ class Examined:
         return [{name: list(_hashed(split)) for name, split in splits.items()} for splits in self.splits]
 
 
-def _some(split: Split) -> Split:
-    n = len(split)
-    chosen = torch.arange(n) if n <= MOST_ROWS else torch.linspace(0, n - 1, MOST_ROWS).long()
-    return split.take(chosen.to(split.device)).to(torch.device("cpu"), torch.float32)
+def _some(split: Split | Reader) -> Split:
+    some = (
+        split.some(MOST_READ)
+        if isinstance(split, Reader)
+        else split.take(evenly(len(split), MOST_ROWS).to(split.device))
+    )
+    return some.to(torch.device("cpu"), torch.float32)
 
 
 def _hashed(split: Split) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from mtlkit.audit.checks import check
 from mtlkit.audit.examined import Examined
+from mtlkit.data.reader import row_count
 from mtlkit.findings import Finding, Level
 
 __all__: list[str] = []
@@ -61,10 +62,11 @@ def splits_are_large_enough(examined: Examined) -> Iterator[Finding]:
                     f"(evaluation.{split}), or more rows.",
                     examined.about(group),
                 )
-        if len(splits["train"]) < wanted:
+        rows = row_count(group.splits["train"])
+        if rows is not None and rows < wanted:
             yield Finding(
                 Level.WARNING,
-                f"'train' has {len(splits['train'])} rows, and a batch is to have {wanted}",
+                f"'train' has {rows} rows, and a batch is to have {wanted}",
                 "Every batch is then the whole split: set batch_size lower.",
                 examined.about(group),
             )

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlkit.data.splits import SPLITS
 from mtlkit.engine.forward import TaskBatch, forward
 from mtlkit.engine.loop import forward_backward
 from mtlkit.errors import NonFiniteError
 from mtlkit.experiment import Experiment
 from mtlkit.strategies.base import Needs, Strategy
+from mtlkit.task import Split
 from mtlkit.tensors import listed
 
 __all__ = ["Cost", "TaskTrial", "Trial"]
@@ -121,9 +121,10 @@ class Trial:
             optimizer=_bytes(_tensors(experiment.optimizer.state_dict()["state"])),
             activations=held.bytes,
             rows=sum(
-                _bytes([*listed(group.splits[name].inputs), *group.splits[name].targets.values()])
+                _bytes([*listed(split.inputs), *split.targets.values()])
                 for group in experiment.groups
-                for name in SPLITS
+                for split in group.splits.values()
+                if isinstance(split, Split)
             ),
         )
         return cls(tasks, untrained, constant, cost)

@@ -40,6 +40,7 @@ def check(output: Output, config: Path, overrides: tuple[str, ...], *, discover:
     """
     document = read_config(config, overrides)
     from mtlkit import app
+    from mtlkit.data.reader import row_count
 
     resolved, experiment, audit = app.inspect(document, registry=discover())
     parameters = sum(p.numel() for p in experiment.model.parameters())
@@ -48,7 +49,7 @@ def check(output: Output, config: Path, overrides: tuple[str, ...], *, discover:
     for number, group in enumerate(experiment.groups, 1):
         for index in group.tasks:
             bound = experiment.tasks[index]
-            rows = {name: len(split) for name, split in group.splits.items()}
+            rows = {name: row_count(split) for name, split in group.splits.items()}
             tasks.append({"task": bound.label, "source": number, "batch_size": group.stream.batch_size, **rows})
     plan, by_label = experiment.plan, {told["task"]: told for told in audit.tasks}
     output.result(
@@ -64,7 +65,7 @@ def check(output: Output, config: Path, overrides: tuple[str, ...], *, discover:
         },
         Table(
             ["task", ">source", ">batch", ">train", ">validation", ">test", "labels in training"],
-            [[*map(str, row.values()), _balance(by_label[row["task"]])] for row in tasks],
+            [[*map(_told_value, row.values()), _balance(by_label[row["task"]])] for row in tasks],
         ),
         *_told(audit, output),
         f"{parameters:,} parameters, {shared:,} of them shared; {plan.steps} steps, {plan.steps_per_epoch} an epoch; "
@@ -74,6 +75,10 @@ def check(output: Output, config: Path, overrides: tuple[str, ...], *, discover:
     )
     if audit.has_errors:
         sys.exit(DataError.exit_code)
+
+
+def _told_value(value: object) -> str:
+    return "?" if value is None else str(value)
 
 
 def _balance(told: dict[str, Any]) -> str:

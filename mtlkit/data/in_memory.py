@@ -1,10 +1,11 @@
-"""InMemoryStream: batches of rows that are in memory, each a single index operation per column."""
+"""InMemoryStream: batches of rows that are in columns, each a single index operation per column."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from mtlkit.data.gathered import Gathered
 from mtlkit.data.order import Order
 from mtlkit.data.stream import Stream
 from mtlkit.task import Split
@@ -16,7 +17,7 @@ class InMemoryStream(Stream):
     """Endless batches of equal size over a split; one may hold the end of a pass and the beginning of the next.
 
     Args:
-        split: The rows.
+        split: The rows, in memory or in files that are mapped to it.
         order: Which row comes when.
         batch_size: Rows in a batch; no more than the split has are drawn.
 
@@ -24,7 +25,7 @@ class InMemoryStream(Stream):
         position: How many rows have been drawn, which is the stream's whole state.
     """
 
-    def __init__(self, split: Split, order: Order, *, batch_size: int) -> None:
+    def __init__(self, split: Split | Gathered, order: Order, *, batch_size: int) -> None:
         self.split = split
         self.order = order
         self.rows = len(split)

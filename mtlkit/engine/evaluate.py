@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from mtlkit.data.reader import batches
 from mtlkit.engine.events import TaskResult
 from mtlkit.engine.forward import forward, wide
 from mtlkit.experiment import Experiment, SourceGroup
@@ -23,6 +24,7 @@ def evaluate(experiment: Experiment, split: str) -> dict[str, TaskResult]:
 
     Raises:
         PluginError: If a task's own code fails.
+        DataError: If rows cannot be read.
     """
     training = experiment.model.training
     experiment.model.eval()
@@ -40,8 +42,8 @@ def _evaluate_group(experiment: Experiment, group: SourceGroup, split: str) -> d
     metrics = {index: experiment.tasks[index].fresh_metrics(experiment.device) for index in group.tasks}
     sums = dict.fromkeys(group.tasks, 0.0)
     counts = dict.fromkeys(group.tasks, 0)
-    for chosen in torch.arange(len(rows), device=experiment.device).split(experiment.plan.evaluation_batch_size):
-        for made in forward(experiment, group, rows.take(chosen), complete=False):
+    for batch in batches(rows, experiment.plan.evaluation_batch_size):
+        for made in forward(experiment, group, batch, complete=False):
             bound = experiment.tasks[made.task]
             count = len(made.target)
             sums[made.task] += made.loss.item() * count

@@ -6,6 +6,7 @@ import warnings
 
 import torch
 
+from mtlkit.data.reader import some_rows
 from mtlkit.engine.forward import forward, wide
 from mtlkit.errors import PluginError
 from mtlkit.experiment import Experiment, SourceGroup
@@ -14,12 +15,14 @@ from mtlkit.task import Split
 __all__ = ["PROBE_ROWS", "probe"]
 
 PROBE_ROWS = 8
+READ_ROWS = 64  # where rows are not in memory: a task that has no label among them is not probed
 
 
 def probe(experiment: Experiment) -> None:
     """Run some rows of each source through encoder, heads, losses and metrics; nothing is changed by it.
 
-    They are the first rows that have a label for each task, so that every task is seen.
+    They are the first rows that have a label for each task, so that every task is seen; where rows are not in memory,
+    among the first that there are.
 
     Raises:
         PluginError: If a head's output does not fit its loss, a loss is no scalar or depends on nothing trainable, or
@@ -53,7 +56,7 @@ def probe(experiment: Experiment) -> None:
 
 
 def _some_rows(experiment: Experiment, group: SourceGroup) -> Split:
-    train = group.splits["train"]
+    train = some_rows(group.splits["train"], READ_ROWS)
     chosen = torch.zeros(len(train), dtype=torch.bool, device=experiment.device)
     for index in group.tasks:
         bound = experiment.tasks[index]

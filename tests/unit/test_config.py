@@ -53,6 +53,7 @@ EVERY_KEY: dict[str, Any] = {
         "deterministic": True,
         "log_every": 1,
     },
+    "loading": {"memory": 500, "workers": 4, "start": "forkserver", "prefetch": 3, "pin": False, "timeout": 30.0},
     "evaluation": {"every": 2, "batch_size": 64, "validation": 0.2, "test": 0.2, "split_seed": 1},
     "diagnostics": {"every": 5, "over": "features"},
     "checkpoints": {"every": 2, "keep": 1, "best": "last"},
@@ -175,6 +176,10 @@ class TestWhatIsAccepted:
     def test_devices(self, device):
         assert config(f"tasks: [digit]\ntraining: {{device: '{device}'}}\n").training.device == device
 
+    @pytest.mark.parametrize("memory", ["auto", "always", "never", 1, 64_000])
+    def test_what_may_be_held_in_memory(self, memory):
+        assert config(f"tasks: [digit]\nloading: {{memory: {memory}}}\n").loading.memory == memory
+
     @pytest.mark.parametrize("best", ["loss", "last", "digit/accuracy", "digit/a/b"])
     def test_what_is_best(self, best):
         assert config(f"tasks: [digit]\ncheckpoints: {{best: {best}}}\n").checkpoints.best == best
@@ -262,6 +267,22 @@ class TestWhatIsRefused:
         problem = the_problem(f"tasks: [digit]\nplugins: {section}\n")
         assert (problem.path, problem.location) == (f"plugins.{path}", f"run.yaml:2:{column}")
         assert problem.what.startswith(what)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            *(("memory", value) for value in ("0", "-1", "some", "2.5", "true", "null")),
+            *(("workers", value) for value in ("-1", "257", "auto", "1.0")),
+            *(("start", value) for value in ("thread", "null")),
+            *(("prefetch", value) for value in ("0", "65")),
+            *(("pin", value) for value in ("1", "maybe")),
+            *(("timeout", value) for value in ("0", "-1", ".inf", ".nan", "null")),
+        ],
+    )
+    def test_how_rows_are_loaded_has_bounds(self, key, value):
+        found = problems(f"tasks: [digit]\nloading: {{{key}: {value}}}\n")
+        assert {problem.path.rpartition(".")[0].partition(".")[0] for problem in found} == {"loading"}
+        assert all(problem.path.startswith(f"loading.{key}") for problem in found)
 
     @pytest.mark.parametrize("weight", ["0", "-1", ".nan", ".inf", "-.inf", "true", "'1'", "null", "[1]"])
     def test_a_weight_that_is_no_positive_number(self, weight):
