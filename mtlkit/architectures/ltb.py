@@ -100,10 +100,11 @@ class LTB(Architecture):
             self.batches += 1
         made = torch.stack([e.through(0, inputs, c) for e, c in zip(self.encoders, contexts, strict=True)])
         for index, theta in enumerate(self.parents):
-            taken = torch.tensordot(F.gumbel_softmax(theta, tau), made, 1)  # [nodes, B, *]
+            taken = torch.einsum("ci,i...->c...", F.gumbel_softmax(theta, tau), made)  # [nodes, B, *]
             each = zip(self.encoders, taken, contexts, strict=True)
             made = torch.stack([encoder.through(index + 1, hidden, context) for encoder, hidden, context in each])
-        return [torch.tensordot(F.gumbel_softmax(self.leaves[task], tau, dim=-1), made, 1) for task in tasks]
+        shares = [F.gumbel_softmax(self.leaves[task], tau) for task in tasks]
+        return [torch.einsum("i,i...->...", share, made) for share in shares]
 
     def tree(self) -> list[list[int]]:
         """Return the likeliest parent of each node, stage by stage from the second on, and of each task at last."""

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mtlkit.architectures import DSelectK
 from mtlkit.architectures.dselect_k import Selectors, smooth_step
@@ -94,6 +96,24 @@ def test_gates_per_example_of_categories_look_at_the_mean_of_the_experts(build):
         seen = (first[row] + second[row]).mean(0) / 2
         at = step(float(own.code_layer.weight.detach() @ seen.detach() + own.code_layer.bias.detach()), 1.0)
         torch.testing.assert_close(features[row], (1 - at) * first[row] + at * second[row], rtol=1e-11, atol=1e-13)
+
+
+@given(
+    experts=st.integers(2, 9),
+    codes=st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=3),
+    gamma=st.floats(0.1, 4),
+)
+def test_weights_are_a_convex_combination_of_at_most_k_experts_once_decided(experts, codes, gamma):
+    with torch.random.fork_rng():
+        own = Selectors(experts, len(codes), gamma=gamma, size=None).double()
+        with torch.no_grad():
+            own.codes.copy_(torch.tensor(codes)[:, : own.digits])
+            weights, chosen = own(None), own.selections(None)
+    assert bool((weights >= 0).all())
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-12)
+    torch.testing.assert_close(chosen.sum(1), torch.ones(len(codes)).double(), rtol=0, atol=1e-12)
+    if bool((own.codes.abs() >= gamma / 2).all()):
+        assert int(weights.ne(0).sum()) <= len(codes)
 
 
 @pytest.mark.parametrize("experts", [4, 5])

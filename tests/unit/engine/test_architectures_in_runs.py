@@ -41,6 +41,14 @@ def test_a_run_finishes_with_all_finite(train, records, architecture, tasks):
     assert all(value.isfinite().all() for value in load_file(run.folder / "best" / "weights.safetensors").values())
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float64"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_run_may_be_of_another_precision(train, architecture, precision):
+    few = FEW | {"steps": 2, "precision": precision}
+    run = train(architecture=architecture, encoder=ENCODER, strategy="gradnorm", training=few)
+    assert all(math.isfinite(result.loss) for result in run.results.values())
+
+
 @pytest.mark.parametrize("architecture", KEEPING)
 def test_going_on_ends_as_if_never_stopped(train, weights, architecture):
     def listen(event):
