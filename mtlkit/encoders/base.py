@@ -101,6 +101,8 @@ class Encoder(nn.Module):
     def prepare(self, rows: Any) -> None:
         """See the training rows ``[N, *]`` once, before the first step, where something is to be read off them.
 
+        Of rows that are not held in memory they are some, evenly spaced, or of a stream those that come first.
+
         What is learned from them, such as the mean of each column, is kept in buffers, so that a checkpoint holds it.
         """
 

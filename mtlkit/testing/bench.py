@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from mtlkit.data.splits import Given
 from mtlkit.engine.forward import wide
 from mtlkit.specs import FeatureSpec
 from mtlkit.task import Source, Split, Task
 from mtlkit.tensors import listed
 from mtlkit.testing.checks import Nonconformance, require
 from mtlkit.testing.probes import RandomStates, asking, seeded
+from mtlkit.testing.rows import in_columns
 from mtlkit.testing.subject import Subject
 
 __all__ = ["Bench", "Observed", "bench_of"]
@@ -96,12 +98,22 @@ class Bench:
         return source
 
     @functools.cached_property
-    def splits(self) -> Mapping[str, Split]:
-        """The rows as the source gives them, loaded once."""
+    def given(self) -> Mapping[str, Given]:
+        """The splits as the source gives them, loaded once."""
         return self.load()
 
-    def load(self) -> Mapping[str, Split]:
-        """Load the rows from the source, which must be splits with their names, ``train`` among them."""
+    @functools.cached_property
+    def splits(self) -> Mapping[str, Split]:
+        """The rows in columns, loaded once: some of them, where the source gives them in another way."""
+        return self.in_columns(self.given)
+
+    def in_columns(self, splits: Mapping[str, Given]) -> Mapping[str, Split]:
+        """Return rows in columns: some of those that have to be read."""
+        with self._watching("Reading its rows"):
+            return in_columns(splits)
+
+    def load(self) -> Mapping[str, Given]:
+        """Load the splits from the source, which must have names, ``train`` among them."""
         with self._watching("splits()"):
             splits: object = self.source.splits()
         remedy = (
@@ -110,7 +122,7 @@ class Bench:
         require(isinstance(splits, Mapping), f"splits() returned {type(splits).__name__}", remedy)
         assert isinstance(splits, Mapping)  # noqa: S101 - for the type checker
         for name, split in splits.items():
-            require(isinstance(split, Split), f"splits() returned {type(split).__name__} for {name!r}", remedy)
+            require(isinstance(split, Given), f"splits() returned {type(split).__name__} for {name!r}", remedy)
         require("train" in splits, f"splits() returned {', '.join(map(repr, splits)) or 'no split'}", remedy)
         return splits
 

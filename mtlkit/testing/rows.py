@@ -1,4 +1,4 @@
-"""Rows as bytes: what two loads of the same data have in common."""
+"""Rows as bytes: what two loads of the same data have in common; and rows in columns, however they are given."""
 
 from __future__ import annotations
 
@@ -9,10 +9,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtlkit.data.delivery import Delivery
+from mtlkit.data.fetched import Fetched
+from mtlkit.data.flow import Flow
+from mtlkit.data.map_split import MapSplit
+from mtlkit.data.splits import Given, format_of
 from mtlkit.task import Split
 from mtlkit.tensors import named
 
-__all__ = ["as_bytes", "digests"]
+__all__ = ["as_bytes", "digests", "in_columns"]
+
+MOST_READ = 256  # rows of a split that are read where they are not in columns
+
+
+def in_columns(splits: Mapping[str, Given]) -> dict[str, Split]:
+    """Return splits in columns: all rows of what is given so, and some of what is not.
+
+    Raises:
+        DataError: If a row cannot be read, or is not as the first of its split.
+    """
+    return {name: _in_columns(name, split) for name, split in splits.items()}
+
+
+def _in_columns(name: str, split: Given) -> Split:
+    if isinstance(split, Split):
+        return split
+    row_format, delivery = format_of(split, name, torch.float32), Delivery(torch.device("cpu"), torch.float32)
+    source = "The rows of its source"
+    if isinstance(split, MapSplit):
+        return Fetched(name, split, row_format, delivery, seed=0, source=source).some(MOST_READ)
+    return Flow(name, split, row_format, delivery, seed=0, source=source).some(MOST_READ)
 
 
 def as_bytes(column: Tensor) -> np.ndarray:
@@ -25,10 +51,10 @@ def as_bytes(column: Tensor) -> np.ndarray:
     return given
 
 
-def digests(splits: Mapping[str, Split]) -> dict[str, str]:
+def digests(splits: Mapping[str, Given]) -> dict[str, str]:
     """Return the SHA-256 of each column of each split, by what it is: ``the inputs of 'train'``."""
     found = {}
-    for name, split in splits.items():
+    for name, split in in_columns(splits).items():
         columns = {f"the inputs {part!r}" if part else "the inputs": c for part, c in named(split.inputs).items()}
         columns |= {f"the targets {t!r}": column for t, column in split.targets.items()}
         for what, column in columns.items():

@@ -15,7 +15,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mtlkit.config import Evaluation
+from mtlkit.data.row_format import item_of
 from mtlkit.data.splits import carve
+from mtlkit.data.stream_split import StreamSplit
 from mtlkit.errors import DataError
 from mtlkit.task import LossKind, Split
 from mtlkit.tensors import listed
@@ -30,6 +32,7 @@ from mtlkit.testing.subject import Subject
 __all__ = ["CHECKS"]
 
 CHECKS = Checks()
+STREAMED = 64  # rows of a stream that are looked at one by one
 
 # --- rows ---
 
@@ -45,7 +48,7 @@ def splits_can_be_completed(subject: Subject) -> None:
     """The splits fit one another, and what is missing can be carved from 'train'."""
     defaults = Evaluation()
     try:
-        carve(bench_of(subject).splits, validation=defaults.validation, test=defaults.test, seed=0)
+        carve(bench_of(subject).given, validation=defaults.validation, test=defaults.test, seed=0)
     except DataError as error:
         raise Nonconformance(str(error)) from error
 
@@ -73,12 +76,29 @@ def splits_are_disjoint(subject: Subject) -> None:
 def splits_are_the_same_each_time(subject: Subject) -> None:
     """Loaded twice, the rows are equal bit for bit."""
     bench = bench_of(subject)
-    different = _differences(digests(bench.splits), digests(bench.load()))
+    different = _differences(digests(bench.splits), digests(bench.in_columns(bench.load())))
     require(
         not different,
         f"splits(), called twice, returned others: {', '.join(different)}",
-        "Draw from a generator that splits() makes and seeds itself, such as numpy.random.default_rng(self.seed).",
+        "Draw from a generator that splits() makes and seeds itself, such as numpy.random.default_rng(self.seed). Rows "
+        "that are to differ each time that they are read are MapSplit(..., random=True).",
     )
+
+
+@CHECKS
+def streams_begin_at_any_row(subject: Subject) -> None:
+    """A stream that is begun at a row goes on as one that came there from the first."""
+    for name, split in bench_of(subject).given.items():
+        if not isinstance(split, StreamSplit):
+            continue
+        first = _stream(split, name, 0, STREAMED)
+        for start in sorted({1, len(first) // 2, len(first) - 1} & set(range(1, len(first)))):
+            require(
+                _stream(split, name, start, 2) == first[start : start + 2],
+                f"The stream of {name!r}, begun at row {start}, goes on with other rows than those that follow there",
+                "rows_from(number) returns the rows from that number on: a run that goes on from a checkpoint begins "
+                "there, and not at row 0.",
+            )
 
 
 @CHECKS
@@ -473,6 +493,13 @@ def _rehearse(bench: Bench) -> None:
     ):
         with contextlib.suppress(Nonconformance):
             act()
+
+
+def _stream(split: StreamSplit, name: str, start: int, count: int) -> list[list[bytes]]:
+    """Return the first rows of a stream from a row on, as bytes."""
+    with asking(f"The stream of {name!r}, begun at row {start},"):
+        items = [item_of(each) for each in itertools.islice(split.rows_from(start), count)]
+    return [[as_bytes(each[None]).tobytes() for part in item for each in part.values()] for item in items]
 
 
 def _rows(split: Split, target: str) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -185,6 +186,46 @@ class TestTasks:
         install("zeta", "0.3", entry_points={"tasks": {"digit": "nowhere:digit"}})
         refuses(mtlkit("check", "run.yaml"), 2, ["mtlkit-digits:digit (mtlkit-digits 0.1.0)", "zeta:digit (zeta 0.3)"])
         assert mtlkit("check", "run.yaml", "tasks=['mtlkit-digits:digit', parity]").exit_code == 0
+
+
+class TestWorkers:
+    """Worker processes that break while they read a row."""
+
+    BROKEN = (
+        ("killed", "A worker process was killed by SIGKILL while reading row 31 of 'train'"),
+        ("raises", "Row 31 of 'train' raised RuntimeError: the label came off"),
+        ("exits", "A worker process ended with status 3 while reading row 31 of 'train'"),
+        ("hangs", "A worker process was still reading row 31 of 'train' after 1 s"),
+    )
+
+    @pytest.fixture(name="arguments")
+    def fixture_arguments(self, install):
+        install("acme-rows", entry_points={"tasks": {"sweetness": "acme_rows:sweetness"}}, modules=("acme_rows",))
+
+        def arguments(fault, start):
+            task = f"{{name: sweetness, options: {{fault: {fault}, at: 31}}}}"
+            loading = f"{{memory: never, workers: 1, start: {start}, timeout: 1.0}}"
+            return ["train", "run.yaml", "-q", f"tasks=[{task}]", f"loading={loading}"]
+
+        return arguments
+
+    @pytest.mark.parametrize(("fault", "said"), BROKEN)
+    def test_end_the_run_with_the_row(self, mtlkit, arguments, fault, said):
+        whose = (
+            "The rows of task 'sweetness' (acme-rows 1.0, entry point mtlkit.tasks: sweetness = acme_rows:sweetness)"
+        )
+        refuses(mtlkit(*arguments(fault, "fork")), 4, [whose, said])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("fault", "said"), BROKEN)
+    def test_end_the_run_where_they_were_spawned(self, folder, arguments, fault, said):
+        command = [sys.executable, "-m", "mtlkit", *arguments(fault, "spawn")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 4, done.stderr
+        assert done.stderr.startswith("Error: The rows of task 'sweetness'")
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 class TestRunFolders:

@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import mtlkit
 from mtlkit import heads
+from mtlkit.data import MapSplit, StreamSplit
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,51 @@ class OneMetric(Colour):
         return {"accuracy": self.accuracy}
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """The rows of a split, one by one."""
+
+    split: mtlkit.Split
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, index):
+        return self.split.inputs[index], {name: column[index] for name, column in self.split.targets.items()}
+
+    def begun_at(self, number):
+        return map(self.__getitem__, range(number, len(self)))
+
+
+class OneByOne(Colour):
+    """Rows that are read one by one."""
+
+    @staticmethod
+    def change(splits):
+        return {name: MapSplit(Shelf(split)) for name, split in splits.items()}
+
+
+class Noisy(Price):
+    """Rows that are read one by one, with noise that is another each time."""
+
+    @staticmethod
+    def change(splits):
+        class Cloudy(Shelf):
+            def __getitem__(self, index):
+                inputs, targets = super().__getitem__(index)
+                return inputs + torch.rand(4) + random.random(), targets  # noqa: S311
+
+        return {name: MapSplit(Cloudy(split), random=True) for name, split in splits.items()}
+
+
+class Poured(Price):
+    """Rows that come one after another, of which the test is carved."""
+
+    @staticmethod
+    def change(splits):
+        return {"train": StreamSplit(Shelf(splits["train"]).begun_at, shuffle=7)}
+
+
 # --- what is not even begun ---
 
 
@@ -241,6 +287,56 @@ class Leak(Colour):
         train, test = splits["train"], splits["test"]
         test.inputs[:3] = train.inputs[:3]
         test.targets["colour"][:3] = train.targets["colour"][:3]
+
+
+class Spilled(Price):
+    """The tenth row that is read has lost a measurement."""
+
+    @staticmethod
+    def change(splits):
+        class Leaking(Shelf):
+            def __getitem__(self, index):
+                inputs, targets = super().__getitem__(index)
+                return inputs[: 3 if index == 9 else 4], targets
+
+        return {name: MapSplit(Leaking(split)) for name, split in splits.items()}
+
+
+class Cloudy(Price):
+    """Rows have noise, and nothing says that they change."""
+
+    @staticmethod
+    def change(splits):
+        noise = np.random.default_rng()
+
+        class Changing(Shelf):
+            def __getitem__(self, index):
+                inputs, targets = super().__getitem__(index)
+                return inputs + noise.random(), targets
+
+        return {name: MapSplit(Changing(split)) for name, split in splits.items()}
+
+
+class Shaken(Price):
+    """Rows draw from torch's generator, and go back to where it was seeded first."""
+
+    @staticmethod
+    def change(splits):
+        class Drawing(Shelf):
+            def __getitem__(self, index):
+                torch.manual_seed(index)
+                return super().__getitem__(index)
+
+        return {name: MapSplit(Drawing(split)) for name, split in splits.items()}
+
+
+class FromTheTop(Price):
+    """A stream that begins with its first row wherever it is to begin."""
+
+    @staticmethod
+    def change(splits):
+        shelf = Shelf(splits["train"])
+        return {"train": StreamSplit(lambda _: shelf.begun_at(0), length=48)}
 
 
 class Drift(Colour):

@@ -14,7 +14,17 @@ from mtlkit.testing.subject import Subject
 from mtlkit.testing.tasks import CHECKS
 
 BY_NAME = {check.name: check for check in CHECKS}
-ODD = ["HalfLabelledColour", "HalfLabelledPrice", "SoftColour", "Segmentation", "Weighted", "OneMetric"]
+ODD = [
+    "HalfLabelledColour",
+    "HalfLabelledPrice",
+    "SoftColour",
+    "Segmentation",
+    "Weighted",
+    "OneMetric",
+    "OneByOne",
+    "Noisy",
+    "Poured",
+]
 REST = ...  # a defect that leaves little to be tested
 
 # check, the class that has the defect, what is said of it, and the checks that cannot but fail with it
@@ -36,6 +46,25 @@ DEFECTS = [
         "splits_are_the_same_each_time",
         "Drift",
         r"called twice, returned others: the inputs of 'test'\. Draw from a generator that splits\(\) makes",
+        (),
+    ),
+    (
+        "splits_hold_a_train_split",
+        "Spilled",
+        r"Row 9 of 'train' has the input of shape \(3,\), and in the first row",
+        REST,
+    ),
+    (
+        "splits_are_the_same_each_time",
+        "Cloudy",
+        r"the inputs of 'train', the inputs of 'test'\. .*MapSplit\(\.\.\., random=True\)",
+        ("other_processes_load_the_same_rows",),
+    ),
+    ("random_state_is_left_alone", "Shaken", "Reading its rows changed torch's global random state", ()),
+    (
+        "streams_begin_at_any_row",
+        "FromTheTop",
+        "The stream of 'train', begun at row 1, goes on with other rows than those that follow there",
         (),
     ),
     (

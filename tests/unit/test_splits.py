@@ -6,13 +6,14 @@ import subprocess
 import sys
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlkit import InputSpec, Split
-from mtlkit.data import carve, derived_seed, describe
+from mtlkit.data import MapSplit, carve, derived_seed, describe
 from mtlkit.errors import DataError
 
 
@@ -146,3 +147,75 @@ def test_categories_are_counted_over_all_splits():
 @pytest.mark.parametrize("inputs", [torch.zeros(2, 3), torch.zeros(2, 1, 4, 4, dtype=torch.uint8)])
 def test_numbers_and_pixels_are_no_categories(inputs):
     assert describe({"train": Split(inputs, {})}) == InputSpec(tuple(inputs.shape[1:]))
+
+
+class Counted:
+    """A data set of numbers that counts how many were read."""
+
+    def __init__(self, n):
+        self.n, self.read = n, 0
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, index):
+        self.read += 1
+        return [float(index)], {"number": index}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(3, 60), FRACTIONS, FRACTIONS, st.integers(0, 2**63 - 1))
+def test_rows_that_are_read_one_by_one_are_carved_like_others_and_not_read(n, validation, test, seed):
+    rows = Counted(n)
+    fractions = {"validation": validation, "test": test, "seed": seed}
+    carved, columns = carve({"train": MapSplit(rows)}, **fractions), carve({"train": split(n)}, **fractions)
+    assert rows.read == 1  # the first, to see what a row is
+    for name, part in carved.items():
+        assert [part.number(index) for index in range(len(part))] == numbers(columns[name])
+
+
+def test_columns_of_a_mapped_file_stay_there(tmp_path):
+    np.arange(40.0).tofile(tmp_path / "rows.bin")
+    mapped = Split(np.memmap(tmp_path / "rows.bin", mode="r", shape=(20, 2)), {"number": np.arange(20)})
+    carved = carve({"train": mapped}, validation=0.2, test=0.2, seed=1)
+    columns = carve({"train": split(20)}, validation=0.2, test=0.2, seed=1)
+    for name, part in carved.items():
+        assert part.split is mapped
+        assert part.take(torch.arange(len(part))).targets["number"].tolist() == numbers(columns[name])
+    assert carve({"train": mapped, "test": mapped}, validation=0.2, test=0.2, seed=1)["test"] is mapped
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            Split(torch.zeros(5, 1), {"number": torch.zeros(5, 2)}),
+            r"the target 'number' of shape \(2,\) and torch.float32",
+        ),
+        (Split(torch.zeros(5, 1), {"number": torch.zeros(5)}), r"the target .* torch.float32, against \(\) and "),
+        (
+            Split(torch.zeros(5, 1, dtype=torch.uint8), {"number": torch.arange(5)}),
+            "the input of shape .* and torch.uint8",
+        ),
+    ],
+)
+def test_splits_whose_columns_are_of_another_kind_are_refused(other, said):
+    with pytest.raises(DataError, match=f"Split 'test' does not match 'train': {said}"):
+        carve({"train": split(5), "test": other}, validation=0.2, test=0.2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("given_split", "said"),
+    [(iter([1, 2]), "received .*iterator. Rows that only come one after another are a StreamSplit"), ([], "has none")],
+)
+def test_what_is_no_data_set_is_refused(given_split, said):
+    with pytest.raises(DataError, match=said):
+        MapSplit(given_split)
+
+
+def test_a_data_set_of_torch_may_give_pairs():
+    rows = torch.utils.data.TensorDataset(torch.arange(6.0)[:, None], torch.arange(6))
+    assert MapSplit(rows)[4].targets["target"].item() == 4
+    with pytest.raises(IndexError, match="no row 6 among 6"):
+        MapSplit(rows)[6]
+    assert MapSplit(rows).take(torch.tensor([5, 1])).take(torch.tensor([1]))[0].inputs[""].tolist() == [1.0]

@@ -7,11 +7,13 @@ import functools
 import pickle
 import sys
 
+import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
 from mtlkit import Handle, Registry
 from mtlkit.data import Rows
+from mtlkit.errors import DataError
 
 FILE = """
 import mtlkit
@@ -67,6 +69,18 @@ def test_rows_of_plugins_are_made_in_spawned_workers(acme, tmp_path, forget):
         expected = part.make_task().source().splits()["train"]
         assert torch.equal(inputs, expected.inputs)
         assert torch.equal(targets, expected.targets["colour"])
+
+
+def test_rows_that_are_read_one_by_one_are_made_too_and_a_stream_has_none(install, tmp_path, forget):
+    install("acme-rows", entry_points={"tasks": {"sweetness": "acme_rows:sweetness"}}, modules=("acme_rows",))
+    rows = Rows(Handle("tasks", "acme-rows:sweetness", {"rows": 7}))
+    inputs, target = rows[3]
+    columns = Handle("tasks", "acme-rows:sweetness", {"rows": 7, "kind": "columns"})().source().splits()["train"]
+    assert len(rows) == 7
+    assert torch.equal(inputs, columns.inputs[3])
+    assert torch.equal(target, columns.targets["sweet"][3])
+    with pytest.raises(DataError, match="The rows of 'train' come one after another, and none has an index"):
+        len(Rows(Handle("tasks", "acme-rows:sweetness", {"kind": "stream"})))
 
 
 def test_what_plugins_define_can_be_pickled(acme, tmp_path, forget):

@@ -159,15 +159,6 @@ class TestFaults:
         self.check(raised.value, tmp_path, kind, fault)
         assert capfd.readouterr().err == ""
 
-    @pytest.mark.slow
-    @pytest.mark.parametrize("fault", FAULTS)
-    def test_so_does_one_that_was_spawned(self, settings, tmp_path, fault, capfd):
-        config = self.broken(settings, tmp_path, "rows", fault, start="spawn", workers=1)
-        with pytest.raises(errors.DataError) as raised:
-            mtlkit.train(config)
-        self.check(raised.value, tmp_path, "rows", fault)
-        assert capfd.readouterr().err == ""
-
     @pytest.mark.parametrize("fault", FAULTS)
     def test_a_run_that_broke_goes_on_and_breaks_again(self, settings, tmp_path, fault):
         """The row is one that only the evaluation reads, at the end of the first epoch."""
