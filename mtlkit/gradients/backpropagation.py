@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mtlkit.errors import NonFiniteError
-from mtlkit.gradients.bank import BankLosses, joined, one_by_one
+from mtlkit.gradients.bank import BankLosses
 from mtlkit.gradients.cut import Cut
 from mtlkit.gradients.graph import Graph, differentiated
-from mtlkit.gradients.losses import Losses, check, named, non_finite
+from mtlkit.gradients.losses import Losses, StepLosses
 from mtlkit.gradients.measurement import Measurement
 from mtlkit.gradients.outlook import Outlook
 from mtlkit.gradients.places import Features, Shared, features_of
@@ -70,55 +72,81 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
             the features, the shared parameters or an outlook are needed and missing, or no loss reaches them.
         NonFiniteError: If a loss, or a gradient that the strategy needs, is NaN or infinite; nothing is changed.
     """
-    names, each = named(losses)
-    check(names, each, strategy, tasks, preference, banks)
     _check_outlook(ahead, strategy, tasks)
-    with torch.enable_grad():
-        root = joined(each, banks)
-        names, each = one_by_one(names, each, banks)
-    stacked = root.detach()
-    if not stacked.isfinite().all():
-        raise NonFiniteError(non_finite("loss", names, stacked.isfinite(), stacked))
-    seen = stacked.to(_device(strategy), torch.float64)
+    step = StepLosses.of(losses, banks, strategy, tasks, preference)
+    with _autocast_off(step.stacked.device.type):
+        values = step.stacked.detach()
+        _check_finite("loss", step.names, values.tolist())
+        seen = values.to(_device(strategy), torch.float64)
+        over = measure if strategy.needs is Needs.LOSSES else strategy.over
+        graph = differentiated(step, over, features, shared, strategy, loss_scale)
+        gramian = None if graph is None else graph.gramian().to(seen.device)
+        if graph is not None and gramian is not None:
+            norms = [math.sqrt(abs(square)) for square in gramian.diagonal().tolist()]
+            if loss_scale != 1 and not all(map(math.isfinite, norms)):
+                return _overflown(graph, values)
+            _check_finite("gradient", step.names, norms)
+        if ahead is not None:
+            strategy.foresee(ahead.slopes.to(seen.device), tasks)
+        weighting = _asked(strategy, seen, gramian, graph, tasks, preference)
+        applied = _preferred(weighting.weights, preference)
+        factors = (applied * scale).tolist()
+        head_factors = factors
+        at_heads = torch.ones_like(applied) if heads == "plain" else weighting.head_weights
+        if at_heads is not None:
+            head_factors = (_preferred(at_heads, preference) * scale).tolist()
+            if graph is None:
+                graph = Cut(step, features_of(features, strategy), None, loss_scale)
+        _descend(step, graph, weighting, (factors, head_factors), seen, scale, loss_scale)
+        return Measurement(values, applied.to(values.device), gramian)
 
-    over = measure if strategy.needs is Needs.LOSSES else strategy.over
-    graph = differentiated(names, each, over, features, shared, strategy, loss_scale)
-    gramian = None
+
+def _descend(
+    step: StepLosses,
+    graph: Graph | None,
+    weighting: Weighting,
+    factors: tuple[list[float], list[float]],
+    losses: Tensor,
+    scale: float,
+    loss_scale: float,
+) -> None:
+    """Fill ``.grad`` of the strategy's parameters and of the model's."""
+    roots, seeds = [], []
+    weights, penalty = weighting.weights, weighting.penalty
+    if weights.requires_grad or (isinstance(penalty, Tensor) and penalty.requires_grad):
+        objective = (weights * losses).sum() + penalty  # the losses are constants to it, and so is the preference
+        roots.append(objective)
+        seeds.append(torch.full_like(objective, scale * loss_scale))
+    if graph is None:
+        roots.append(step.stacked)
+        seeds.append(step.stacked.new_tensor(factors[0]) * loss_scale)
+    if roots:
+        torch.autograd.backward(roots, seeds)
     if graph is not None:
-        gramian = graph.gramian().to(seen.device)
-        finite = gramian.diagonal().isfinite()
-        if not finite.all():
-            if loss_scale != 1:  # an overflow, which GradScaler looks for in .grad, and answers
-                torch.autograd.backward(each, [torch.full_like(loss, loss_scale) for loss in each])
-                return Measurement(stacked, torch.ones_like(stacked))
-            raise NonFiniteError(non_finite("gradient", names, finite, gramian.diagonal().sqrt()))
+        graph.backward(*factors, None if weighting.direction is None else weighting.direction * scale)
 
-    if ahead is not None:
-        strategy.foresee(ahead.slopes.to(seen.device), tasks)
-    weighting = _asked(strategy, seen, gramian, graph, tasks, preference)
-    own = weighting.weights
-    if own.shape != seen.shape:
-        raise ValueError(
-            f"{type(strategy).__name__} gave weights of shape {tuple(own.shape)} for {len(seen)} losses; it "
-            "gives one for each task present"
-        )
-    learned = own.requires_grad or (isinstance(weighting.penalty, Tensor) and weighting.penalty.requires_grad)
-    if learned:  # the strategy's parameters: the losses are constants to them, and so is the preference
-        ((own * seen).sum() + weighting.penalty).mul(scale * loss_scale).backward()
-    liked = torch.ones_like(own) if preference is None else preference.to(own)
-    applied = own.detach() * liked
-    at_heads = applied if weighting.head_weights is None else weighting.head_weights.detach() * liked
-    factors = (applied * scale).to(stacked)
-    head_factors = (liked * scale if heads == "plain" else at_heads * scale).to(stacked)
-    if graph is None:
-        separate = heads == "plain" or weighting.head_weights is not None
-        graph = Cut(names, each, features_of(features, strategy), None, loss_scale) if separate else None
-    if graph is None:
-        torch.autograd.backward(root, factors * loss_scale)
-    else:
-        direction = weighting.direction
-        graph.backward(factors, head_factors, None if direction is None else direction * scale)
-    return Measurement(stacked, applied.to(stacked.device), gramian)
+
+def _overflown(graph: Graph, losses: Tensor) -> Measurement:
+    """Leave in ``.grad`` what GradScaler looks for, and answers by a smaller scale and no step."""
+    nothing = [math.nan] * len(losses)
+    graph.backward(nothing, nothing, None)
+    return Measurement(losses, torch.ones_like(losses))
+
+
+def _preferred(weights: Tensor, preference: Tensor | None) -> Tensor:
+    weights = weights.detach()
+    return weights if preference is None else weights * preference.to(weights)
+
+
+def _autocast_off(device: str) -> AbstractContextManager[object]:
+    """Compute in the dtypes that things have, should the caller be inside of autocast still."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def _check_finite(what: str, names: Sequence[str], values: Sequence[float]) -> None:
+    bad = [f"{name} ({value})" for name, value in zip(names, values, strict=True) if not math.isfinite(value)]
+    if bad:
+        raise NonFiniteError(f"Non-finite {what} of {', '.join(bad)}.")
 
 
 def _asked(
@@ -130,14 +158,19 @@ def _asked(
     preference: Tensor | None,
 ) -> Weighting:
     """Ask the strategy what it makes of the step."""
-    if strategy.needs is Needs.LOSSES:
-        return strategy.weights(losses, None, tasks)
-    if strategy.needs is Needs.GRAMIAN or graph is None:
-        return strategy.weights(losses, gramian, tasks)
-    jacobian = graph.jacobian()
-    if preference is not None:
-        jacobian = jacobian * preference.to(jacobian)[:, None]
-    return strategy.combine(losses, jacobian, tasks)
+    if strategy.needs is not Needs.JACOBIAN or graph is None:
+        weighting = strategy.weights(losses, None if strategy.needs is Needs.LOSSES else gramian, tasks)
+    else:
+        jacobian = graph.jacobian()
+        if preference is not None:
+            jacobian = jacobian * preference.to(jacobian)[:, None]
+        weighting = strategy.combine(losses, jacobian, tasks)
+    if weighting.weights.shape != losses.shape:
+        raise ValueError(
+            f"{type(strategy).__name__} gave weights of shape {tuple(weighting.weights.shape)} for {len(losses)} "
+            "losses; it gives one for each task present"
+        )
+    return weighting
 
 
 def _check_outlook(ahead: Outlook | None, strategy: Strategy, tasks: Tensor | None) -> None:
@@ -157,7 +190,8 @@ def _check_outlook(ahead: Outlook | None, strategy: Strategy, tasks: Tensor | No
 
 
 def _device(strategy: Strategy) -> torch.device:
-    state: Tensor | None = next(strategy.parameters(), None)
-    if state is None:
-        state = next(strategy.buffers(), None)
-    return torch.device("cpu") if state is None else state.device
+    """Return where the strategy's state is; a few look-ups, since a walk through a module takes long."""
+    own: list[Tensor | None] = [*strategy._parameters.values(), *strategy._buffers.values()]  # noqa: SLF001
+    if not own and strategy._modules:  # noqa: SLF001
+        own = [*strategy.parameters(), *strategy.buffers()]
+    return next((state.device for state in own if state is not None), torch.device("cpu"))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["BankLosses", "joined", "one_by_one"]
+__all__ = ["BankLosses", "free_places", "joined", "one_by_one"]
 
 
 class BankLosses(NamedTuple):
@@ -48,23 +48,27 @@ class BankLosses(NamedTuple):
             raise ValueError(f"the losses of {', '.join(self.names)} depend on nothing that can be trained")
 
 
-def one_by_one(
-    names: Sequence[str], each: Sequence[Tensor], banks: Sequence[BankLosses]
-) -> tuple[list[str], list[Tensor]]:
-    """Return what to call all losses of a step, and the losses, in order; `each` take the places that are left."""
-    found = {
-        p: (f"'{n}'", loss) for b in banks for p, n, loss in zip(b.places, b.names, b.losses.unbind(), strict=True)
-    }
-    free = iter(zip(names, each, strict=True))
-    every = [found[place] if place in found else next(free) for place in range(len(each) + len(found))]
-    return [name for name, _ in every], [loss for _, loss in every]
-
-
-def joined(each: Sequence[Tensor], banks: Sequence[BankLosses]) -> Tensor:
-    """Return all losses of a step in their order ``[K]``, in the graph."""
+def free_places(n_losses: int, banks: Sequence[BankLosses]) -> list[int]:
+    """Return the places among all losses of a step that are left to those in no bank, in order."""
     taken = {place for bank in banks for place in bank.places}
-    order = [place for place in range(len(each) + len(taken)) if place not in taken]
-    order += [place for bank in banks for place in bank.places]
-    parts = [*([torch.stack(list(each))] if each else []), *(bank.losses for bank in banks)]
+    return [place for place in range(n_losses + len(taken)) if place not in taken]
+
+
+def one_by_one(
+    names: Sequence[str], each: Sequence[Tensor], places: Sequence[int], banks: Sequence[BankLosses]
+) -> tuple[list[str], list[Tensor]]:
+    """Return what to call all losses of a step, and the losses, in order; `each` take the places that are given."""
+    every = dict(zip(places, zip(names, each, strict=True), strict=True))
+    for bank in banks:
+        for place, name, loss in zip(bank.places, bank.names, bank.losses.unbind(), strict=True):
+            every[place] = f"'{name}'", loss
+    in_order = [every[place] for place in range(len(every))]
+    return [name for name, _ in in_order], [loss for _, loss in in_order]
+
+
+def joined(single: Tensor | None, places: Sequence[int], banks: Sequence[BankLosses]) -> Tensor:
+    """Return all losses of a step in their order ``[K]``, in the graph; `single` take the places that are given."""
+    order = [*places, *(place for bank in banks for place in bank.places)]
+    parts = [*([] if single is None else [single]), *(bank.losses for bank in banks)]
     stacked = parts[0] if len(parts) == 1 else torch.cat(parts)
     return stacked if order == sorted(order) else stacked[torch.tensor(order).argsort().to(stacked.device)]

@@ -3,32 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["accumulate", "differentiate", "filled", "seed", "stacked"]
+from mtlkit.gradients.walk import Place
+
+__all__ = ["accumulate", "differentiate", "filled", "scaled", "seed", "stacked"]
 
 
 def differentiate(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], gradients: Sequence[Tensor] | None = None
-) -> Sequence[Tensor | None]:
-    """Differentiate, None where an input is not reached; the graph is kept.
+    outputs: Sequence[Place], inputs: Sequence[Place], gradients: Sequence[Tensor] | None = None, *, keep: bool = True
+) -> list[Tensor | None]:
+    """Differentiate, None where an input is not reached; the graph is kept unless told otherwise."""
+    found = torch.autograd.grad(outputs, inputs, gradients, retain_graph=keep, allow_unused=True)  # type: ignore[arg-type]
+    return list(found)
 
-    Tasks may share a part of it beyond the features, and it goes when the losses do anyway.
+
+def accumulate(places: Sequence[Tensor], gradients: list[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
+    """Backpropagate gradients from where they are given; into leaves by autograd, so that hooks on them hear of it.
+
+    Args:
+        places: Tensors in the graph, leaves among them.
+        gradients: What each is given; the list is emptied, so that a leaf may keep one as it is.
+        inputs: The leaves that it goes to; None for all.
     """
-    return torch.autograd.grad(outputs, inputs, gradients, retain_graph=True, allow_unused=True)
+    if places and inputs != []:
+        with torch.enable_grad():
+            root = _Given.apply(gradients, *places)  # type: ignore[no-untyped-call]
+        torch.autograd.backward((root,), inputs=inputs)
 
 
-def accumulate(pairs: Sequence[tuple[Tensor, Tensor]], inputs: Sequence[Tensor] | None = None) -> None:
-    """Backpropagate gradients from where they are given; into leaves by autograd, so that hooks on them hear of it."""
-    if pairs and inputs != []:
-        torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs], inputs=inputs)
+class _Given(torch.autograd.Function):
+    """A scalar whose gradients are given: one root in place of many, which take autograd longer to check."""
+
+    @staticmethod
+    def forward(ctx: Any, gradients: list[Tensor], *_: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return gradients[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
+        given = (None, *ctx.gradients)
+        ctx.gradients.clear()
+        return given
 
 
 def seed(loss: Tensor, loss_scale: float) -> list[Tensor] | None:
     """Return what a loss is differentiated with: the scale, or None for 1."""
     return None if loss_scale == 1 else [torch.full_like(loss, loss_scale)]
+
+
+def scaled(
+    own: Sequence[Sequence[tuple[Tensor, Tensor]]], factors: Sequence[float]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the parameters of all tasks' heads, and their gradients times the factor of each task ``[K]``."""
+    leaves = [leaf for pairs in own for leaf, _ in pairs]
+    gradients = [gradient for pairs in own for _, gradient in pairs]
+    scales = [factor for factor, pairs in zip(factors, own, strict=True) for _ in pairs]
+    return leaves, list(torch._foreach_mul(gradients, scales)) if leaves else []  # noqa: SLF001 - as torch.optim does
 
 
 def filled(gradients: Sequence[Tensor | None], places: Sequence[Tensor]) -> list[Tensor]:

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from mtlkit.gradients.cut import Cut
+from mtlkit.gradients.losses import StepLosses
 from mtlkit.gradients.places import Features, Shared, features_of, last_weights, parameters_of
 from mtlkit.gradients.whole import Whole
 from mtlkit.strategies.base import Over, Strategy
@@ -24,7 +25,7 @@ class Graph(Protocol):
     def jacobian(self) -> Tensor:
         """Return the tasks' gradients ``[K, P]``."""
 
-    def backward(self, factors: Tensor, head_factors: Tensor, direction: Tensor | None) -> None:
+    def backward(self, factors: Sequence[float], head_factors: Sequence[float], direction: Tensor | None) -> None:
         """Add to ``.grad`` what is made of the tasks' gradients.
 
         Args:
@@ -35,8 +36,7 @@ class Graph(Protocol):
 
 
 def differentiated(
-    names: Sequence[str],
-    losses: Sequence[Tensor],
+    losses: StepLosses,
     over: Over | None,
     features: Features | None,
     shared: Shared | None,
@@ -48,12 +48,12 @@ def differentiated(
         return None
     found = [] if over is Over.PARAMETERS else features_of(features, strategy)
     if over is Over.FEATURES:
-        return Cut(names, losses, found, None, loss_scale)
+        return Cut(losses, found, None, loss_scale)
     if shared is None:
         raise ValueError("this strategy compares gradients at shared weights: pass the encoder as shared=")
     parameters = last_weights(shared) if over is Over.LAST_SHARED else parameters_of(shared)
     if not parameters:
         raise ValueError("no shared parameter requires a gradient, and this strategy compares gradients there")
     if over is Over.LAST_SHARED:
-        return Cut(names, losses, found, parameters, loss_scale)
-    return Whole(names, losses, parameters, loss_scale)
+        return Cut(losses, found, parameters, loss_scale)
+    return Whole(losses, parameters, loss_scale)

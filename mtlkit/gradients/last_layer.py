@@ -1,72 +1,73 @@
-"""The gradients at the weights of a linear layer, without a backward pass through it for each task."""
+"""The tasks' gradients at the weights of the last layer, where it is linear: no backward pass through it for each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
-from mtlkit.gradients.walk import Reach
+from mtlkit.gradients.feature_rows import FeatureRows
+from mtlkit.gradients.linear import LinearNode
 
-__all__ = ["LastLayer"]
+__all__ = ["rows_at_last_layer"]
 
 
-class LastLayer(NamedTuple):
-    """The gradients at the weights of a linear layer, from its inputs and what goes back to its outputs.
+def rows_at_last_layer(
+    weight: Tensor, features: Sequence[Tensor], parts: Sequence[FeatureRows], n_tasks: int, uses: Mapping[Node, int]
+) -> Tensor | None:
+    """Return the gradients ``[K, P]``, where all features are the outputs of the layer, or a ReLU or a tanh of them.
 
-    Attributes:
-        rows: The gradients ``[K, P]``.
+    None where they are something else: autograd then finds its own way.
+
+    Args:
+        weight: The weight of the layer ``[D, D before]``.
+        features: The tensors z ``[B, D]``.
+        parts: What comes back to each of them.
+        n_tasks: K.
+        uses: For each operation behind the features, how often it is read.
     """
-
-    rows: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        weight: Tensor,
-        features: Sequence[Tensor],
-        parts: Sequence[tuple[list[int], Tensor | None]],
-        n_tasks: int,
-        behind: Reach,
-    ) -> LastLayer | None:
-        """Work them out, where the features are the outputs of such a layer, or a ReLU or a tanh of them.
-
-        None where they are something else: autograd then finds its own way.
-        """
-        if len(behind.readers_of.get(id(weight), ())) != len(features):
+    layers = [_layer_of(z, weight, uses) for z in features]
+    rows: Tensor | None = None
+    heard: set[int] = set()
+    for layer, z, part in zip(layers, features, parts, strict=True):
+        if layer is None or layer.n_uses(uses) != len(features):
             return None  # it is used elsewhere too
-        rows = torch.zeros(n_tasks, *weight.shape, dtype=weight.dtype, device=weight.device)
-        for (tasks, gradients), z in zip(parts, features, strict=True):
-            inputs = _inputs_of_linear(z, weight)
-            if inputs is None or gradients is None or inputs.dtype != weight.dtype or gradients.dtype != weight.dtype:
-                return None
-            back = gradients.reshape(len(tasks), *z.shape)  # [k, B, D]
-            name = type(z.grad_fn).__name__
-            if name == "ReluBackward0":
-                back = back * (z.detach() > 0)
-            elif name == "TanhBackward0":
-                back = back * (1 - z.detach().square())
-            found = torch.matmul(back.transpose(1, 2), inputs)  # [k, D, D before]
-            if len(tasks) == n_tasks and len(features) == 1:
-                rows = found
+        back = _before_activation(part.rows().view(len(part.tasks), *z.shape), z)  # [k, B, D]
+        inputs = layer.inputs
+        if not back.dtype == inputs.dtype == weight.dtype:
+            return None
+        if len(part.tasks) == n_tasks and len(features) == 1:
+            return (back.transpose(1, 2) @ inputs).flatten(1)
+        if rows is None:
+            rows = back.new_empty(n_tasks, *weight.shape)
+        for task, each in zip(part.tasks, back, strict=True):
+            if task in heard:
+                rows[task].addmm_(each.t(), inputs)
             else:
-                rows[tasks] += found
-        return cls(rows.flatten(1))
+                torch.mm(each.t(), inputs, out=rows[task])
+                heard.add(task)
+    return None if rows is None else rows.flatten(1)
 
 
-def _inputs_of_linear(z: Tensor, weight: Tensor) -> Tensor | None:
-    """Return the inputs ``[B, D before]`` of the linear layer that made z with this weight; None if none did."""
+def _layer_of(z: Tensor, weight: Tensor, uses: Mapping[Node, int]) -> LinearNode | None:
     node = z.grad_fn
-    if node is not None and type(node).__name__ in {"ReluBackward0", "TanhBackward0"}:
+    if z.ndim != 2 or node is None or z._backward_hooks:  # noqa: PLR2004, SLF001 - a hook may change what goes on
+        return None
+    if type(node).__name__ in {"ReluBackward0", "TanhBackward0"}:
         node = node.next_functions[0][0]
-    if node is None or type(node).__name__ != "AddmmBackward0" or z.ndim != 2:  # noqa: PLR2004
-        return None
-    transposed = node.next_functions[2][0]
-    if transposed is None or type(transposed).__name__ != "TBackward0":
-        return None
-    if getattr(transposed.next_functions[0][0], "variable", None) is not weight:
-        return None
-    inputs = getattr(node, "_saved_mat1", None)
-    return inputs if isinstance(inputs, Tensor) else None
+        if node is None or uses[node] > 1:
+            return None
+    layer = LinearNode.of(node)
+    return layer if layer is not None and layer.weight is weight else None
+
+
+def _before_activation(back: Tensor, z: Tensor) -> Tensor:
+    """Take gradients ``[k, B, D]`` at the features back to the outputs of the layer."""
+    name, outputs = type(z.grad_fn).__name__, z.detach().expand_as(back)
+    if name == "ReluBackward0":
+        back = torch.ops.aten.threshold_backward(back, outputs, 0)
+    elif name == "TanhBackward0":
+        back = torch.ops.aten.tanh_backward(back, outputs)
+    return back

@@ -1,17 +1,95 @@
-"""The losses of a step: their names, and what is refused."""
+"""The losses of a step: their names, where each stands in the graph, and what is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
-from mtlkit.gradients.bank import BankLosses
+from mtlkit.gradients.bank import BankLosses, free_places, joined, one_by_one
+from mtlkit.gradients.walk import Place
 from mtlkit.strategies.base import Strategy
 
-__all__ = ["Losses", "check", "named", "non_finite"]
+__all__ = ["Losses", "StepLosses", "Unit", "check", "named"]
 
 Losses = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+
+
+class Unit(NamedTuple):
+    """Losses that stand in the graph as one: that of a task, or those of a bank.
+
+    Attributes:
+        tasks: Their places among the losses of the step.
+        root: What they are differentiated from.
+        bank: The bank; None for a task by itself.
+    """
+
+    tasks: Sequence[int]
+    root: Place
+    bank: BankLosses | None = None
+
+
+class StepLosses(NamedTuple):
+    """The losses of a step.
+
+    Attributes:
+        names: What to call each in an error.
+        each: The scalars L_i.
+        stacked: All of them ``[K]``, in the graph.
+        roots: What each is differentiated from by itself.
+        units: The same, those of a bank together.
+    """
+
+    names: list[str]
+    each: list[Tensor]
+    stacked: Tensor
+    roots: list[Place]
+    units: list[Unit]
+
+    @classmethod
+    def of(
+        cls,
+        losses: Losses,
+        banks: Sequence[BankLosses],
+        strategy: Strategy,
+        tasks: Tensor | None,
+        preference: Tensor | None,
+    ) -> StepLosses:
+        """Take the losses as they are given, or raise ValueError where they cannot be those of the tasks present."""
+        names, each = named(losses)
+        check(names, each, strategy, tasks, preference, banks)
+        roots = _roots(losses, each)
+        with torch.enable_grad():
+            single = losses if isinstance(losses, Tensor) else torch.stack(each) if each else None
+            if not banks and single is not None:
+                units = [Unit([task], root) for task, root in enumerate(roots)]
+                return cls(names, each, single, roots, units)
+            places = free_places(len(each), banks)
+            stacked = joined(single, places, banks)
+            names, each = one_by_one(names, each, places, banks)
+        units = [Unit([place], root) for place, root in zip(places, roots, strict=True)]
+        apart: list[Place] = list(each)
+        for unit in units:
+            apart[unit.tasks[0]] = unit.root
+        return cls(names, each, stacked, apart, units + [Unit(bank.places, bank.losses, bank) for bank in banks])
+
+
+def _roots(losses: Losses, each: Sequence[Tensor]) -> list[Place]:
+    """Return where each loss is differentiated from.
+
+    Of losses that someone stacked, those before they were: from the stack, the pass of one goes through the graphs of
+    all others too, with zeros.
+    """
+    if not isinstance(losses, Tensor) or type(losses.grad_fn).__name__ != "StackBackward0" or losses._backward_hooks:  # noqa: SLF001
+        return list(each)
+    before = losses.grad_fn.next_functions if losses.grad_fn else ()
+    dtypes = {node._input_metadata[number].dtype for node, number in before if node is not None}  # noqa: SLF001
+    if any(node is None for node, _ in before) or dtypes != {losses.dtype}:
+        return list(each)
+    return [GradientEdge(node, number) for node, number in before if node is not None]
 
 
 def named(losses: Losses) -> tuple[list[str], list[Tensor]]:
@@ -49,9 +127,3 @@ def check(
             raise ValueError(f"the loss of {name} must be a scalar; received shape {tuple(loss.shape)}")
         if not loss.requires_grad:
             raise ValueError(f"the loss of {name} depends on nothing that can be trained")
-
-
-def non_finite(what: str, names: Sequence[str], finite: Tensor, values: Tensor) -> str:
-    """Say which tasks' values are not finite."""
-    bad = [f"{n} ({v})" for n, f, v in zip(names, finite.tolist(), values.tolist(), strict=True) if not f]
-    return f"Non-finite {what} of {', '.join(bad)}."

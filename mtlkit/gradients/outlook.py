@@ -171,7 +171,7 @@ def _gradients(
     names, losses = named(losses_of())
     check(names, losses, strategy, tasks, None)
     parameters = [each.parameter for each in moving]
-    made = []
+    made: list[Gradient] = []
     for weights in sums.tolist():
         chosen = [(loss, weight) for loss, weight in zip(losses, weights, strict=True) if weight != 0]
         if chosen:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 
 from mtlkit.encoders.base import Encoder, last_weighted_layer
+from mtlkit.gradients.walk import edge_of
 from mtlkit.strategies.base import Strategy
 from mtlkit.transfer.freezing import will_be_trained
 
@@ -16,7 +17,6 @@ __all__ = ["UNREACHED", "Features", "Shared", "Sharing", "features_of", "last_we
 UNREACHED = "the features do not depend on the shared parameters that were given"
 
 
-@runtime_checkable
 class Sharing(Protocol):
     """Whatever knows which of its weights the tasks share, such as an architecture, or a whole model."""
 
@@ -41,7 +41,7 @@ def features_of(features: Features | None, strategy: Strategy) -> list[Tensor]:
         raise ValueError(
             f"{type(strategy).__name__} needs the tasks' gradients: pass what the encoder returned as features="
         )
-    found = {id(tensor): tensor for tensor in _tensors(features) if tensor.requires_grad}
+    found = {edge_of(tensor): tensor for tensor in _tensors(features) if tensor.requires_grad}
     if not found:
         raise ValueError(
             "the features need no gradient, so nothing shared can be measured: is the encoder frozen, or was it called "
@@ -52,17 +52,19 @@ def features_of(features: Features | None, strategy: Strategy) -> list[Tensor]:
 
 def parameters_of(shared: Shared) -> list[Tensor]:
     """Return the shared parameters that are trained, or will be: what remembers gradients finds each at its place."""
-    if isinstance(shared, Sharing):
-        parameters = shared.shared_parameters()
+    sharing = _sharing(shared)
+    if sharing is not None:
+        parameters = sharing.shared_parameters()
     else:
-        parameters = shared.parameters() if isinstance(shared, nn.Module) else shared
+        parameters = shared.parameters() if isinstance(shared, nn.Module) else cast("Iterable[nn.Parameter]", shared)
     return [parameter for parameter in parameters if will_be_trained(parameter)]
 
 
 def last_weights(shared: Shared) -> list[Tensor]:
     """Return the weight of each last shared layer that is trained; of parameters, all."""
-    if isinstance(shared, Sharing):
-        found = shared.last_shared_layer()
+    sharing = _sharing(shared)
+    if sharing is not None:
+        found = sharing.last_shared_layer()
         layers = [found] if isinstance(found, nn.Module) else list(found)
     elif isinstance(shared, Encoder):
         layers = [shared.last_layer()]
@@ -72,6 +74,12 @@ def last_weights(shared: Shared) -> list[Tensor]:
         return parameters_of(shared)
     weights: list[nn.Parameter] = [last_weighted_layer(layer).weight for layer in layers]
     return [weight for weight in weights if weight.requires_grad]
+
+
+def _sharing(shared: Shared) -> Sharing | None:
+    kind = type(shared)  # a module itself would look for what it lacks in three more places
+    says = hasattr(kind, "shared_parameters") and hasattr(kind, "last_shared_layer")
+    return cast("Sharing", shared) if says else None
 
 
 def _tensors(features: Features) -> Iterator[Tensor]:

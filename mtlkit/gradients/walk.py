@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-__all__ = ["Edge", "Reach", "are_apart", "edge_of", "reach"]
+__all__ = ["Edge", "Place", "Reach", "are_apart", "are_needed_later", "edge_of", "leaf_of", "reach"]
 
+Place = Tensor | GradientEdge
 Edge = tuple[Node | None, int]  # an operation, and which of its outputs
+
+_LEAF = type(get_gradient_edge(torch.zeros((), requires_grad=True)).node)  # what accumulates into a leaf
 
 
 class Reach(NamedTuple):
@@ -21,50 +24,61 @@ class Reach(NamedTuple):
     Attributes:
         leaves: The leaves, by identity.
         readers: The operations that read what is at the border.
-        readers_of: For each leaf, the operations that read it.
+        uses: For each operation, how often others read its output, or the walk began there; a leaf stands as the
+            operation that accumulates into it.
         met_border: Whether it came to the border.
     """
 
     leaves: dict[int, Tensor]
-    readers: set[Node]
-    readers_of: dict[int, set[Node]]
+    readers: list[Node]
+    uses: dict[Node, int]
     met_border: bool
 
 
-def edge_of(tensor: Tensor) -> Edge:
-    """Return where the tensor stands in the graph."""
-    edge = torch.autograd.graph.get_gradient_edge(tensor)
+def edge_of(place: Place) -> Edge:
+    """Return where it stands in the graph."""
+    edge = get_gradient_edge(place) if isinstance(place, Tensor) else place
     return edge.node, edge.output_nr
+
+
+def leaf_of(node: Node | None) -> Tensor | None:
+    """Return the leaf that the operation accumulates into; None for any other operation."""
+    return _variable(node) if type(node) is _LEAF else None
+
+
+def _variable(node: Any) -> Tensor:
+    leaf: Tensor = node.variable  # only this kind of operation has one
+    return leaf
 
 
 def reach(start: Iterable[Edge], border: AbstractSet[Edge]) -> Reach:
     """Walk from `start` towards the leaves, never past the border."""
     leaves: dict[int, Tensor] = {}
-    readers: set[Node] = set()
-    readers_of: dict[int, set[Node]] = {}
+    readers: dict[Node, None] = {}
+    uses: dict[Node, int] = {}
     met_border = False
-    seen: set[Node] = set()
-    ahead: list[tuple[Edge, Node | None]] = [(edge, None) for edge in start]
+    at_border = {node for node, _ in border}
+    ahead: list[tuple[Node | None, Iterable[Edge]]] = [(None, start)]  # an operation, and what it reads
     while ahead:
-        (node, number), reader = ahead.pop()
-        if node is None:
-            continue
-        if (node, number) in border:
-            met_border = True
-            if reader is not None:
-                readers.add(reader)
-            continue
-        leaf = getattr(node, "variable", None)  # only the node that accumulates into a leaf has one
-        if leaf is not None:
-            leaves[id(leaf)] = leaf
-            if reader is not None:
-                readers_of.setdefault(id(leaf), set()).add(reader)
-            continue
-        if node in seen:
-            continue
-        seen.add(node)
-        ahead += [(edge, node) for edge in node.next_functions]
-    return Reach(leaves, readers, readers_of, met_border)
+        reader, edges = ahead.pop()
+        for edge in edges:
+            node = edge[0]
+            if node is None:
+                continue
+            if node in at_border and edge in border:
+                met_border = True
+                if reader is not None:
+                    readers[reader] = None
+            elif node in uses:
+                uses[node] += 1
+            else:
+                uses[node] = 1
+                if type(node) is _LEAF:
+                    leaf = _variable(node)
+                    leaves[id(leaf)] = leaf
+                else:
+                    ahead.append((node, node.next_functions))
+    return Reach(leaves, list(readers), uses, met_border)
 
 
 def are_apart(reached: Sequence[Reach]) -> bool:
@@ -72,3 +86,14 @@ def are_apart(reached: Sequence[Reach]) -> bool:
     leaves = [key for each in reached for key in each.leaves]
     readers = [node for each in reached for node in each.readers]
     return len(set(leaves)) == len(leaves) and len(set(readers)) == len(readers)
+
+
+def are_needed_later(reached: Sequence[Reach]) -> list[bool]:
+    """Return, for each loss, whether a later one needs an operation of its graph, which then has to be kept for it."""
+    later: set[Node] = set()
+    needed = []
+    for each in reversed(reached):
+        own = {node for node in each.uses if type(node) is not _LEAF}
+        needed.append(not later.isdisjoint(own))
+        later |= own
+    return needed[::-1]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Rows", "gramian_of"]
+__all__ = ["Rows", "gramian_of", "norms_of"]
 
 
 class Rows(nn.Module):
@@ -59,12 +60,38 @@ def gramian_of(rows: Tensor) -> Tensor:
     equal. Where a norm is far from 1, the rows are scaled first, so that neither 1e-30 nor 1e30 leaves float32 when it
     is squared.
     """
-    norms = torch.linalg.vector_norm(rows, dim=1).cpu().double()  # [K]
-    scale = torch.ones(len(rows), 1, dtype=torch.float64)
-    if not ((norms > _SAFE[0]) & (norms < _SAFE[1])).all():  # a norm of 0 may be one that was too small to square
-        largest = rows.abs().amax(1, keepdim=True)  # [K, 1]
-        rows = rows / torch.where(largest > 0, largest, 1)
-        norms, scale = torch.linalg.vector_norm(rows, dim=1).cpu().double(), largest.cpu().double()
-    products = (rows @ rows.T).cpu().double()
-    products.diagonal().copy_(norms.square())
-    return products * scale * scale.T
+    norms = _norms(rows)
+    if _are_safe(norms):
+        return _products(rows, norms)
+    scaled, scale = _scaled(rows)
+    return _products(scaled, _norms(scaled)) * scale * scale.T
+
+
+def norms_of(rows: Tensor) -> np.ndarray:
+    """Return the norms ``[K]`` of rows ``[K, P]`` in float64, each computed by itself, whatever their size."""
+    norms = _norms(rows)
+    if not _are_safe(norms):
+        scaled, scale = _scaled(rows)
+        norms = _norms(scaled) * scale.numpy()[:, 0]
+    return norms
+
+
+def _are_safe(norms: np.ndarray) -> bool:
+    return bool(norms.min() > _SAFE[0] and norms.max() < _SAFE[1])
+
+
+def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows whose largest entry is 1, and what they are to be multiplied by ``[K, 1]``, in float64 on the CPU."""
+    largest = rows.abs().amax(1, keepdim=True)  # a norm of 0 may be one that was too small to square
+    return rows / torch.where(largest > 0, largest, 1), largest.double().cpu()
+
+
+def _norms(rows: Tensor) -> np.ndarray:
+    norms: np.ndarray = torch.linalg.vector_norm(rows, dim=1).double().cpu().numpy()
+    return norms
+
+
+def _products(rows: Tensor, norms: np.ndarray) -> Tensor:
+    products = (rows @ rows.T).double().cpu()
+    np.fill_diagonal(products.numpy(), norms**2)
+    return products

@@ -206,8 +206,112 @@ def features_twice(both, features):
     return [contrast, loss_of(1, outputs[1]), loss_of(2, outputs[2])]
 
 
+def with_heads(make, widths=(2, 2, 2)):
+    """Return how to give a case other heads, made for each number of outputs."""
+
+    def change(both):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            both["heads"] = nn.ModuleList([make(width) for width in widths]).double()
+
+    return change
+
+
+def of_heads(both, features):
+    return [loss_of(task, both["heads"][task](z)) for task, z in enumerate(features)]
+
+
+def heads_case(make, widths=(2, 2, 2), make_features=None):
+    return case(make_features, of_heads, with_heads(make, widths))
+
+
+class Scaled(nn.Module):
+    """A layer whose operation looks linear, and is not quite that of a linear layer."""
+
+    def __init__(self, alpha=1.0, beta=1.0, bias=(2,)):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(2, 3)), nn.Parameter(torch.randn(*bias))
+        self.alpha, self.beta = alpha, beta
+
+    def forward(self, z):
+        return torch.addmm(self.bias, z, self.weight.t(), alpha=self.alpha, beta=self.beta)
+
+
+class Tied(nn.Module):
+    """A layer that reads its weight, transposed once, for two products."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 3))
+
+    def forward(self, z):
+        transposed = self.weight.t()
+        return z @ transposed + 0.1 * (torch.ones(len(z), 3, dtype=z.dtype) @ transposed)
+
+
+class Parallel(nn.Module):
+    """A head of two layers side by side, with outputs of different widths."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 2), nn.Linear(3, 1)
+
+    def forward(self, z):
+        return self.one(z) * self.other(z).sigmoid()
+
+
+def mixed_heads(both):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        heads = [nn.Linear(3, 2), nn.Sequential(nn.Tanh(), nn.Linear(3, 2)), nn.Linear(3, 2, bias=False)]
+        both["heads"] = nn.ModuleList(heads).double()
+
+
+def freeze_biases(both):
+    for head in both["heads"]:
+        head.bias.requires_grad_(requires_grad=False)
+
+
+def rows_of_tokens(encoder, batches):
+    return [encoder(batches[:2])] * 3  # [2, B, D]: linear layers see rows of rows
+
+
+def token_losses(both, features):
+    return [loss_of(task, both["heads"][task](z).flatten(0, 1)) for task, z in enumerate(features)]
+
+
+def stacked(losses):
+    """Return how to compute these losses as one tensor."""
+
+    def made(both, features):
+        return torch.stack(losses(both, features))
+
+    return made
+
+
 CASES = {
     "one batch": case,
+    "heads of different widths": lambda: heads_case(lambda n: nn.Linear(3, n), (2, 4, 3)),
+    "heads of one output": lambda: case(
+        make_losses=lambda both, features: [(both["heads"][t](z) - t).square().mean() for t, z in enumerate(features)],
+        change=with_heads(lambda n: nn.Linear(3, n), (1, 1, 1)),
+    ),
+    "heads of many outputs": lambda: heads_case(lambda n: nn.Linear(3, n), (20, 20, 20)),
+    "heads without a bias": lambda: heads_case(lambda n: nn.Linear(3, n, bias=False)),
+    "heads with a frozen bias": lambda: case(change=freeze_biases),
+    "deep heads": lambda: heads_case(lambda n: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, n))),
+    "heads that begin with a nonlinearity": lambda: heads_case(lambda n: nn.Sequential(nn.Tanh(), nn.Linear(3, n))),
+    "heads of different kinds": lambda: case(make_losses=of_heads, change=mixed_heads),
+    "heads of different kinds, mixed batches": lambda: case(mixed_batches, of_heads, mixed_heads),
+    "heads of two layers side by side": lambda: heads_case(lambda n: Parallel()),
+    "a scaled product": lambda: heads_case(lambda n: Scaled(alpha=0.5)),
+    "a scaled bias": lambda: heads_case(lambda n: Scaled(beta=0.5)),
+    "a bias for each row": lambda: heads_case(lambda n: Scaled(bias=(8, 2))),
+    "a weight read twice": lambda: heads_case(lambda n: Tied()),
+    "rows of tokens": lambda: case(rows_of_tokens, token_losses),
+    "stacked losses": lambda: case(make_losses=stacked(of_heads)),
+    "stacked losses, separate batches": lambda: case(separate_batches, stacked(of_heads)),
+    "stacked losses that share a head": lambda: case(separate_batches, stacked(one_head_for_all)),
     "separate batches": lambda: case(separate_batches),
     "mixed batches": lambda: case(mixed_batches),
     "a parameter in two heads": lambda: case(change=share_a_head_parameter),
@@ -250,6 +354,43 @@ def test_the_gramian_is_that_of_dense_gradients(any_case, over):
     torch.testing.assert_close(measured.gramian, expected, rtol=1e-11, atol=1e-15)
     torch.testing.assert_close(measured.gradient_norms, expected.diagonal().sqrt(), rtol=1e-11, atol=0)
     assert strategy.seen[0][1] is measured.gramian
+
+
+@pytest.mark.parametrize("over", PLACES)
+@pytest.mark.parametrize("widths", [(1, 1, 1), (2, 2, 2), (3, 1, 2)])
+@pytest.mark.parametrize("activation", [nn.Identity, nn.ReLU, nn.Tanh])
+def test_gradients_at_wide_features(widths, over, activation):
+    """With many features, what their inner products are is worked out without writing the gradients down."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        both = nn.ModuleDict({"encoder": nn.Sequential(nn.Linear(4, 32), activation())})
+        both["heads"] = nn.ModuleList([nn.Linear(32, width) for width in widths])
+        rows, targets = torch.randn(16, 4).double(), [torch.randn(16, width).double() for width in widths]
+    both.double()
+
+    def compute():
+        z = both["encoder"](rows)
+        return [F.mse_loss(head(z), target) for head, target in zip(both["heads"], targets, strict=True)], [z]
+
+    model = Case(both, both["encoder"], compute)
+    expected = model.combination(WEIGHTS)
+    if over is Over.FEATURES:
+        gramian = dense_gramian(model.at_features())
+    else:
+        wanted = both["encoder"].parameters() if over is Over.PARAMETERS else [both["encoder"][0].weight]
+        gramian = dense_gramian(model.jacobian(list(wanted)))
+    measured = model.backward(Constant(over=over))
+    model.assert_gradients(expected)
+    torch.testing.assert_close(measured.gramian, gramian, rtol=1e-11, atol=1e-15)
+
+
+def test_a_weight_that_was_changed_after_the_forward_pass_is_refused():
+    model = case()
+    losses, features = model.compute()
+    with torch.no_grad():
+        model.modules["heads"][1].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        backward(losses, strategy=Constant(over=Over.FEATURES), features=features)
 
 
 @pytest.mark.parametrize("over", MEASURED)
@@ -697,6 +838,17 @@ def test_each_head_is_backpropagated_once():
     z = both["encoder"](batches[0])
     losses = [loss_of(task, Watch.apply(both["heads"][task](z), passes[task])) for task in range(3)]
     backward(losses, strategy=GradNorm(3), features=z, shared=both["encoder"])
+    assert [len(each) for each in passes] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("over", [Over.PARAMETERS, Over.FEATURES])
+def test_the_heads_of_stacked_losses_are_backpropagated_once(over):
+    """From the stack itself, the pass of each loss would go through the heads of all."""
+    both, batches = modules()
+    passes = [[], [], []]
+    z = both["encoder"](batches[0])
+    losses = torch.stack([loss_of(task, Watch.apply(both["heads"][task](z), passes[task])) for task in range(3)])
+    backward(losses, strategy=Constant(over=over), features=z, shared=both["encoder"])
     assert [len(each) for each in passes] == [1, 1, 1]
 
 

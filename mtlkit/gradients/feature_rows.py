@@ -1,0 +1,187 @@
+"""The tasks' gradients at one tensor of features, in full or as two factors.
+
+Letters: k the tasks that read the features z; B rows of z, D features; C outputs of linear layers that read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtlkit.gradients.linear import LinearNode
+from mtlkit.strategies.rows import gramian_of
+
+__all__ = ["Columns", "DenseRows", "FactoredRows", "FeatureRows"]
+
+Given = tuple[list[Tensor], list[Tensor]]  # parameters, and what they are given
+
+
+class FeatureRows(Protocol):
+    """What comes back to one tensor of features from each task that reads it.
+
+    Attributes:
+        tasks: These tasks ``[k]``, in order.
+    """
+
+    tasks: list[int]
+
+    def gramian(self) -> Tensor:
+        """Return the inner products ``[k, k]``, in float64 on the CPU."""
+
+    def rows(self) -> Tensor:
+        """Return the gradients ``[k, numel]``, in float32 at least."""
+
+    def combined(self, factors: Sequence[float]) -> Tensor:
+        """Return what z gets, of its shape and dtype, from a factor for each task of the step ``[K]``."""
+
+    def at_layers(self, factors: Sequence[float]) -> Given:
+        """Return the parameters of the layers that read z, and what they get, likewise."""
+
+
+class DenseRows:
+    """Each gradient in full.
+
+    Args:
+        z: The features, of any shape.
+        tasks: The tasks, in order.
+        values: Their gradients ``[k, numel]``, in float32 at least.
+    """
+
+    def __init__(self, z: Tensor, tasks: list[int], values: Tensor) -> None:
+        self.z = z
+        self.tasks = tasks
+        self.values = values
+
+    @classmethod
+    def of(cls, z: Tensor, found: dict[int, Tensor]) -> DenseRows:
+        """Lay out the gradients by task; they are taken out of the mapping, so that none is held twice."""
+        tasks = sorted(found)
+        if not tasks:
+            return cls(z, tasks, z.new_zeros(0, z.numel()))
+        dtype = torch.promote_types(z.dtype, torch.float32)
+        if len(tasks) == 1:
+            return cls(z, tasks, found.pop(tasks[0]).reshape(1, -1).to(dtype))
+        values = torch.empty(len(tasks), z.numel(), dtype=dtype, device=z.device)
+        for row, task in zip(values, tasks, strict=True):
+            row.copy_(found.pop(task).flatten())
+        return cls(z, tasks, values)
+
+    def gramian(self) -> Tensor:
+        """Return the inner products ``[k, k]``, in float64 on the CPU."""
+        return gramian_of(self.values)
+
+    def rows(self) -> Tensor:
+        """Return the gradients ``[k, numel]``, in float32 at least."""
+        return self.values
+
+    def combined(self, factors: Sequence[float]) -> Tensor:
+        """Return what z gets, of its shape and dtype, from a factor for each task of the step ``[K]``."""
+        own = [factors[task] for task in self.tasks]
+        total = self.values * own[0] if len(own) == 1 else self.values.new_tensor(own) @ self.values
+        return total.reshape(self.z.shape).to(self.z.dtype)
+
+    def at_layers(self, factors: Sequence[float]) -> Given:  # noqa: ARG002 - it knows of no layer
+        """Return nothing."""
+        return [], []
+
+
+class Columns(NamedTuple):
+    """A linear layer, and whose its outputs are.
+
+    Attributes:
+        layer: The layer.
+        owners: Tasks, each with its first output and the number of those that follow on one another.
+    """
+
+    layer: LinearNode
+    owners: Sequence[tuple[int, int, int]]
+
+
+class FactoredRows:
+    """Gradients that came through linear layers which read z: G_i W_i, kept as G ``[B, C]`` and W ``[C, D]``.
+
+    Those of the layers' own parameters, and all combinations, are one matrix product for all tasks together.
+
+    Args:
+        z: The features ``[B, D]``.
+        readers: The layers that read them, and what comes back to the outputs of each: zeros to those of no task.
+    """
+
+    def __init__(self, z: Tensor, readers: Sequence[tuple[Columns, Tensor]]) -> None:
+        self.z = z.detach()
+        self.layers = [columns.layer for columns, _ in readers]
+        self.sizes = [back.shape[1] for _, back in readers]  # outputs of each layer
+        self.back = _joined([back for _, back in readers])  # G
+        self.weights = _joined([layer.transposed for layer in self.layers]).t()  # W
+        self.columns = _owners(readers, len(self.weights))  # [C] the task of each output; -1 for none
+        self.tasks = sorted({task for columns, _ in readers for task, *_ in columns.owners})
+        width = len(self.weights) // max(len(self.tasks), 1)
+        # All tasks have as many outputs, one beside the other, in order: what is asked for is then quicker to lay out.
+        self.width = width if np.array_equal(np.repeat(self.tasks, width), self.columns) else None
+
+    def gramian(self) -> Tensor:
+        """Return the inner products ``[k, k]``, in float64 on the CPU."""
+        (n_rows, n_features), n_outputs = self.z.shape, len(self.weights)
+        if n_outputs * (n_rows + n_features) > n_rows * n_features:
+            return gramian_of(self.rows())
+        # tr((G_i W_i)' G_j W_j) = sum over outputs of (G_i' G_j) * (W_i W_j'): no gradient is written down.
+        back, weights = self.back.double(), self.weights.double()
+        products = ((back.t() @ back) * (weights @ weights.t())).cpu()  # [C, C]
+        if self.width == 1:
+            return products
+        if self.width is not None:
+            return products.view(len(self.tasks), self.width, len(self.tasks), self.width).sum((1, 3))
+        chosen = torch.from_numpy(np.equal.outer(self.tasks, self.columns)).double()  # [k, C]
+        return chosen @ products @ chosen.t()
+
+    def rows(self) -> Tensor:
+        """Return the gradients ``[k, numel]``."""
+        if self.width is not None:
+            back = self.back.view(-1, len(self.tasks), self.width).transpose(0, 1)  # [k, B, C / k]
+            weights = self.weights.view(len(self.tasks), self.width, -1)  # [k, C / k, D]
+            return (back * weights if self.width == 1 else back @ weights).flatten(1)
+        own = [np.flatnonzero(self.columns == task) for task in self.tasks]
+        return torch.stack([(self.back[:, columns] @ self.weights[columns]).flatten() for columns in own])
+
+    def combined(self, factors: Sequence[float]) -> Tensor:
+        """Return what z gets, of its shape and dtype, from a factor for each task of the step ``[K]``."""
+        return self._scaled(factors) @ self.weights
+
+    def at_layers(self, factors: Sequence[float]) -> Given:
+        """Return the parameters of the layers that read z, and what they get, likewise."""
+        scaled = self._scaled(factors)
+        leaves = [layer.weight for layer in self.layers]
+        gradients = list((scaled.t() @ self.z).split(self.sizes))
+        biases = [layer.bias is not None for layer in self.layers]
+        if any(biases):
+            leaves += [layer.bias for layer in self.layers if layer.bias is not None]
+            at_biases = scaled.sum(0).split(self.sizes)
+            gradients += [gradient for gradient, is_there in zip(at_biases, biases, strict=True) if is_there]
+        return leaves, gradients
+
+    def _scaled(self, factors: Sequence[float]) -> Tensor:
+        """Return G with the columns of each task times its factor ``[B, C]``."""
+        own = [factors[task] for task in self.tasks]
+        if own == [own[0]] * len(own):
+            return self.back if own[0] == 1 else self.back * own[0]
+        each = own if self.width == 1 else np.array([*factors, 0.0])[self.columns]
+        return self.back * self.back.new_tensor(each)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), 1)
+
+
+def _owners(readers: Sequence[tuple[Columns, Tensor]], n_outputs: int) -> np.ndarray:
+    """Return the task of each output of the layers, side by side ``[C]``; -1 for none."""
+    owners = np.full(n_outputs, -1)
+    first = 0
+    for columns, back in readers:
+        for task, start, width in columns.owners:
+            owners[first + start : first + start + width] = task
+        first += back.shape[1]
+    return owners

@@ -1,0 +1,214 @@
+"""The heads, backpropagated: what comes back to the features, and what each head's own parameters get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+from torch.utils.hooks import RemovableHandle
+
+from mtlkit.gradients.differentiation import differentiate, seed
+from mtlkit.gradients.feature_rows import Columns, DenseRows, FactoredRows, FeatureRows
+from mtlkit.gradients.linear import LinearNode
+from mtlkit.gradients.losses import StepLosses, Unit
+from mtlkit.gradients.walk import Edge, Place, Reach, edge_of
+
+__all__ = ["HeadGradients", "differentiate_at_once", "differentiate_one_by_one"]
+
+Readers = list[tuple[int, Node]]  # the operations that read a tensor of features, each with its unit
+Gradients = Iterator[Tensor | None]
+
+
+class HeadGradients(NamedTuple):
+    """What comes back from the heads, times the loss scale.
+
+    Attributes:
+        parts: What comes back to each tensor of features.
+        own: For each task, parameters of its head with their gradients; those of layers that a part knows of are there.
+    """
+
+    parts: list[FeatureRows]
+    own: list[list[tuple[Tensor, Tensor]]]
+
+
+def differentiate_at_once(
+    losses: StepLosses, features: Sequence[Tensor], reached: Sequence[Reach], loss_scale: float
+) -> HeadGradients | None:
+    """Backpropagate all heads in one pass; for losses that have nothing in common on this side of the features.
+
+    None where what comes back cannot be told apart by task.
+
+    Args:
+        losses: The losses.
+        features: The tensors z.
+        reached: What each unit of the losses reaches before the features.
+        loss_scale: What the losses are multiplied by.
+    """
+    readings = [_reading(z, read, losses.units, reached) for z, read in _readers(features, reached)]
+    known = {id(leaf) for reading in readings if reading is not None for leaf in reading.leaves}
+    leaves = [[leaf for key, leaf in each.leaves.items() if key not in known] for each in reached]
+    if None in readings or any(len(unit.tasks) > 1 and own for unit, own in zip(losses.units, leaves, strict=True)):
+        return None
+    told = [reading for reading in readings if reading is not None]
+    wanted = [place for reading in told for place in reading.places]
+    wanted += [leaf for each in leaves for leaf in each]
+    taps = [handle for reading in told for handle in reading.begin()]
+    try:
+        seeds = torch.full_like(losses.stacked, loss_scale)
+        gradients = iter(differentiate([losses.stacked], wanted, [seeds], keep=False))
+    finally:
+        for tap in taps:
+            tap.remove()
+    parts = [reading.taken(gradients) for reading in told]
+    own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in losses.each]
+    for unit, each in zip(losses.units, leaves, strict=True):
+        own[unit.tasks[0]] = _given(each, gradients)
+    return HeadGradients(parts, own)
+
+
+def differentiate_one_by_one(
+    losses: StepLosses, features: Sequence[Tensor], leaves: Sequence[Sequence[Tensor]], loss_scale: float
+) -> HeadGradients:
+    """Backpropagate each loss in a pass of its own, to the features and to the leaves that are given for it."""
+    found: list[dict[int, Tensor]] = [{} for _ in features]
+    own = []
+    for task, (root, loss, wanted) in enumerate(zip(losses.roots, losses.each, leaves, strict=True)):
+        gradients = iter(differentiate([root], [*features, *wanted], seed(loss, loss_scale)))
+        for rows in found:
+            gradient = next(gradients)
+            if gradient is not None:
+                rows[task] = gradient
+        own.append(_given(wanted, gradients))
+    return HeadGradients([DenseRows.of(z, rows) for z, rows in zip(features, found, strict=True)], own)
+
+
+def _given(leaves: Sequence[Tensor], gradients: Gradients) -> list[tuple[Tensor, Tensor]]:
+    return [(leaf, gradient) for leaf in leaves if (gradient := next(gradients)) is not None]
+
+
+def _readers(features: Sequence[Tensor], reached: Sequence[Reach]) -> list[tuple[Tensor, Readers]]:
+    """Return each tensor of features, and the operations that read it."""
+    readers: dict[Edge, Readers] = {edge_of(z): [] for z in features}
+    for number, each in enumerate(reached):
+        for node in each.readers:
+            for edge in set(node.next_functions):
+                if edge in readers:
+                    readers[edge].append((number, node))
+    return list(zip(features, readers.values(), strict=True))
+
+
+class _Reading(Protocol):
+    """How what comes back to one tensor of features is told apart by task.
+
+    Attributes:
+        places: What the pass has to differentiate with respect to.
+        leaves: The parameters that it then knows the gradients of.
+    """
+
+    places: list[Place]
+    leaves: list[Tensor | None]
+
+    def begin(self) -> list[RemovableHandle]:
+        """Prepare for the pass; what is returned is to be removed when it is over."""
+
+    def taken(self, gradients: Gradients) -> FeatureRows:
+        """Return what came back, from the gradients at the places."""
+
+
+def _reading(z: Tensor, readers: Readers, units: Sequence[Unit], reached: Sequence[Reach]) -> _Reading | None:
+    """Choose how to tell apart what comes back to z; None where it cannot be."""
+    tasks = {task for number, _ in readers for task in units[number].tasks}
+    if len(tasks) < 2:  # noqa: PLR2004
+        return _Alone(z, sorted(tasks))
+    layers = _layers(z, readers, units, reached)
+    if layers:
+        return _Layers(z, layers)
+    if any(len(units[number].tasks) > 1 for number, _ in readers):
+        return None
+    return _Taps(z, [(units[number].tasks[0], node) for number, node in readers])
+
+
+def _layers(z: Tensor, readers: Readers, units: Sequence[Unit], reached: Sequence[Reach]) -> list[Columns]:
+    """Return what reads z, if it is linear layers over its rows alone; otherwise nothing."""
+    if z.ndim != 2 or type(z) is not Tensor:  # noqa: PLR2004 - rows of features
+        return []
+    layers = []
+    for number, node in readers:
+        layer, unit = LinearNode.of(node), units[number]
+        if layer is None or layer.weight.dtype != z.dtype or not layer.is_alone(reached[number].uses):
+            return []
+        width = len(layer.weight)
+        columns = [(unit.tasks[0], 0, width)]
+        if unit.bank is not None:
+            if edge_of(unit.bank.outputs) != (node, 0):
+                return []
+            columns = [(t, start, unit.bank.width) for t, start in zip(unit.tasks, unit.bank.starts, strict=True)]
+        layers.append(Columns(layer, columns))
+    return layers
+
+
+class _Alone:
+    """Features of one task: what comes back to them comes from it."""
+
+    def __init__(self, z: Tensor, tasks: list[int]) -> None:
+        self.z = z
+        self.tasks = tasks
+        self.places: list[Place] = [z]
+        self.leaves: list[Tensor | None] = []
+
+    def begin(self) -> list[RemovableHandle]:
+        return []
+
+    def taken(self, gradients: Gradients) -> FeatureRows:
+        gradient = next(gradients)
+        return DenseRows.of(self.z, {} if gradient is None else dict.fromkeys(self.tasks, gradient))
+
+
+class _Layers:
+    """Features that linear layers read: the pass ends at the outputs of those, and all else follows from there."""
+
+    def __init__(self, z: Tensor, layers: list[Columns]) -> None:
+        self.z = z
+        self.layers = layers
+        self.places: list[Place] = [GradientEdge(each.layer.node, 0) for each in layers]
+        self.leaves = [leaf for each in layers for leaf in (each.layer.weight, each.layer.bias)]
+
+    def begin(self) -> list[RemovableHandle]:
+        return []
+
+    def taken(self, gradients: Gradients) -> FeatureRows:
+        found = [(each, back) for each in self.layers if (back := next(gradients)) is not None]
+        return FactoredRows(self.z, found) if found else DenseRows.of(self.z, {})
+
+
+class _Taps:
+    """Features that anything reads: hooks on the operations that do take down what each sends back."""
+
+    def __init__(self, z: Tensor, readers: Readers) -> None:
+        self.z = z
+        self.readers = readers
+        self.places: list[Place] = [z]
+        self.leaves: list[Tensor | None] = []
+        self.rows: dict[int, Tensor] = {}
+
+    def begin(self) -> list[RemovableHandle]:
+        return [node.register_hook(self._tap(task, node)) for task, node in self.readers]
+
+    def _tap(self, task: int, node: Node) -> Callable[..., None]:
+        own = edge_of(self.z)
+        indices = [index for index, edge in enumerate(node.next_functions) if edge == own]
+
+        def hear(inputs: Sequence[Tensor | None], _: Sequence[Tensor | None]) -> None:
+            for index in indices:
+                gradient, before = inputs[index], self.rows.get(task)
+                if gradient is not None:
+                    self.rows[task] = gradient if before is None else before + gradient
+
+        return hear
+
+    def taken(self, gradients: Gradients) -> FeatureRows:
+        next(gradients)  # of all tasks together
+        return DenseRows.of(self.z, self.rows)
