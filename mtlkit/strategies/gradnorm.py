@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -20,6 +21,8 @@ from mtlkit.strategies.descent import Descent, Method
 
 __all__ = ["GradNorm"]
 
+_SMALLEST = sys.float_info.min
+_ROUNDING = 1e-12  # relative: what float64 may leave of the difference between two equal sums of many products
 _FLOOR = 1e-3  # the least weight: at 0 a task would be off for good, below 0 its loss would be climbed
 
 
@@ -76,14 +79,19 @@ class GradNorm(Strategy):
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
         if gramian is None:
             raise ValueError("gradnorm needs the Gram matrix of the tasks' gradients")
-        present = self._present(tasks, losses)
-        before = self.task_weights[present]  # [K], a copy: what the model sees in this step
+        # All that follows is done with plain numbers: of a few, they take a fraction of the time that tensors do.
+        present = list(range(self.n_tasks)) if tasks is None else tasks.tolist()
+        every = self.task_weights.tolist()
+        before = [every[task] for task in present]  # what the model sees in this step
         if self.training:
-            norms = gramian.diagonal().clamp(min=0).sqrt()  # [K]
-            self.task_weights[present] = self._descend(before, losses, norms, present)
-        return Weighting(before)
+            norms = [math.sqrt(max(square, 0.0)) for square in gramian.diagonal().tolist()]
+            after = self._descend(before, losses.tolist(), norms, present)
+            self._store(self.task_weights, every, present, after)
+        return Weighting(losses.new_tensor(before))
 
-    def balance_gradient(self, weights: Tensor, losses: Tensor, norms: Tensor, initial: Tensor) -> Tensor:
+    def balance_gradient(
+        self, weights: Sequence[float], losses: Sequence[float], norms: Sequence[float], initial: Sequence[float]
+    ) -> list[float]:
         """Return the gradient of L_grad with respect to the weights ``[K]``.
 
         Args:
@@ -92,27 +100,44 @@ class GradNorm(Strategy):
             norms: ||grad_W L_i|| ``[K]``, unweighted.
             initial: L(0) ``[K]``.
         """
-        smallest = torch.finfo(weights.dtype).tiny
-        rates = losses.clamp(min=0) / initial.clamp(min=smallest)  # [K]
-        mean = rates.mean()
-        inverse_rates = rates / mean if mean > 0 else torch.ones_like(rates)
-        weighted = weights * norms
-        target = weighted.mean() * inverse_rates**self.alpha
-        difference = weighted - target
-        rounding = 4 * len(weights) * torch.finfo(weights.dtype).eps * torch.maximum(weighted, target)
-        sign = torch.where(difference.abs() <= rounding, 0, difference.sign())
-        return sign * norms
+        rates = [max(loss, 0.0) / max(first, _SMALLEST) for loss, first in zip(losses, initial, strict=True)]
+        mean_rate = sum(rates) / len(rates)
+        mean_norm = sum(w * norm for w, norm in zip(weights, norms, strict=True)) / len(weights)
+        gradient = []
+        for w, norm, rate in zip(weights, norms, rates, strict=True):
+            inverse_rate = rate / mean_rate if mean_rate > 0 else 1.0
+            target = mean_norm * _power(inverse_rate, self.alpha)
+            difference = w * norm - target
+            rounding = _ROUNDING * max(w * norm, target)
+            gradient.append(norm * ((difference > rounding) - (difference < -rounding)))
+        return gradient
 
-    @torch.no_grad()
-    def _descend(self, weights: Tensor, losses: Tensor, norms: Tensor, present: Tensor) -> Tensor:
-        if not (losses.isfinite().all() and norms.isfinite().all()):
+    def _descend(
+        self, weights: Sequence[float], losses: Sequence[float], norms: Sequence[float], present: Sequence[int]
+    ) -> Sequence[float]:
+        """Return the weights after the step ``[K]``."""
+        if not all(map(math.isfinite, [*losses, *norms])):
             return weights  # nothing can be learned from such a step, and the state must not be poisoned by it
-        initial = self.initial[present]
-        initial = torch.where(initial.isnan(), losses, initial)
-        self.initial[present] = initial
-        gradient = self.balance_gradient(weights, losses, norms, initial)
-        descended = (weights - self.descent.step(gradient, present)).clamp(min=_FLOOR)
-        return descended * (weights.sum() / descended.sum())
+        known = self.initial.tolist()
+        initial = [loss if math.isnan(known[task]) else known[task] for task, loss in zip(present, losses, strict=True)]
+        self._store(self.initial, known, present, initial)
+        taken = self.descent.step_of(self.balance_gradient(weights, losses, norms, initial), present)
+        descended = [max(w - step, _FLOOR) for w, step in zip(weights, taken, strict=True)]
+        scale = sum(weights) / sum(descended)
+        return [w * scale for w in descended]
+
+    def _store(self, buffer: Tensor, every: list[float], present: Sequence[int], values: Sequence[float]) -> None:
+        for task, value in zip(present, values, strict=True):
+            every[task] = value
+        buffer.copy_(buffer.new_tensor(every))
+
+
+def _power(base: float, exponent: float) -> float:
+    try:
+        power: float = base**exponent
+    except OverflowError:
+        return math.inf
+    return power
 
 
 def _initial_losses(n_tasks: int, n_classes: Sequence[int | None] | None, initial_loss: str) -> Tensor:
