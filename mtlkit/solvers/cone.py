@@ -58,6 +58,8 @@ def dual_cone(gramian: Any, references: Any) -> Array:
     """
     matrix = checked(gramian)
     references = vectors(references, size=len(matrix), name="references")
+    if (references @ matrix >= 0).all():
+        return np.array(references)  # where nothing conflicts, nothing is projected
     norms = norms_of(matrix)
     cosines = angles(matrix, norms)
     norms /= norms.max() or 1.0

@@ -44,8 +44,9 @@ def min_norm_point(gramian: Any, *, limit: int = LIMIT) -> Array:
         ValueError: If the Gram matrix is not square or not finite.
     """
     matrix = checked(gramian)
-    zero = norms_of(matrix) == 0
-    if zero.any():
-        shares: Array = zero / np.count_nonzero(zero)
-        return shares
+    if len(matrix) > 2:  # noqa: PLR2004 - the closed form of two has its zeros right
+        zero = norms_of(matrix) == 0
+        if zero.any():
+            shares: Array = zero / np.count_nonzero(zero)
+            return shares
     return minimise(0.25 * matrix, limit=limit)  # the factor changes nothing, and keeps differences from overflowing

@@ -40,15 +40,12 @@ class MGDA(GramianStrategy):
         self.normalize = normalize
 
     def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
-        norms = gramian.diagonal().clamp(min=0).sqrt()
-        divisors = {
-            "none": torch.ones_like(norms),
-            "l2": norms,
-            "loss": losses.abs(),
-            "loss+": losses.abs() * norms,
-        }[self.normalize]
-        divisors = torch.where(divisors > 0, divisors, 1)
-        return self.solved(min_norm_point, gramian / divisors / divisors[:, None])
+        if self.normalize != "none":
+            norms = gramian.diagonal().clamp(min=0).sqrt()
+            divisors = {"l2": norms, "loss": losses.abs(), "loss+": losses.abs() * norms}[self.normalize]
+            divisors = torch.where(divisors > 0, divisors, 1)
+            gramian = gramian / divisors / divisors[:, None]
+        return self.solved(min_norm_point, gramian)
 
 
 class MGDAUB(MGDA):

@@ -65,8 +65,8 @@ class Uncertainty(Strategy):
         self.lr = lr
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
-        present = self._present(tasks, losses)
-        s = torch.stack([self.log_scales[task] for task in present.tolist()])  # [K]
+        present = slice(None) if tasks is None else tasks
+        s = torch.stack(list(self.log_scales) if tasks is None else [self.log_scales[task] for task in tasks.tolist()])
         return Weighting(self.data_factor[present] * torch.exp(-s), (self.penalty_factor[present] * s).sum())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
