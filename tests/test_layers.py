@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "engine": {"errors", "plainjson", "engine"} | MATHS,
     "resolve": BELOW_ASSEMBLE,
     "finetune": BELOW_ASSEMBLE | {"resolve"},
-    "assemble": BELOW_ASSEMBLE | {"resolve", "finetune"},
+    "assemble": BELOW_ASSEMBLE | {"assemble", "resolve", "finetune"},
     "audit": {"audit", "engine", "errors", "findings"} | MATHS,
     **dict.fromkeys(["app", "baselines", "pretrained", "provenance", "report", "runhooks", "testing"], BELOW_CLI),
     "doctor": ROOTS | SHAPE | NAMES | {"doctor"},

@@ -462,6 +462,7 @@ class TestPlain:
             "label": "colour",
             "weight": 1.0,
             "batch_size": 64,
+            "sampling": "shuffle",
             "stem": None,
             "options": {"width": 4, "smoothing": 0.0},
         }
