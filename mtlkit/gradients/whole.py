@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from mtlkit.gradients.differentiation import accumulate, differentiate, scaled, seed
-from mtlkit.gradients.losses import StepLosses
-from mtlkit.gradients.walk import are_needed_later, edge_of, reach
+from mtlkit.gradients.feature_rows import Columns, FactoredRows
+from mtlkit.gradients.linear import LinearNode
+from mtlkit.gradients.losses import StepLosses, Unit
+from mtlkit.gradients.walk import Reach, are_needed_later, edge_of, reach
 from mtlkit.strategies.rows import gramian_of
 
 __all__ = ["Whole"]
@@ -30,21 +34,31 @@ class Whole:
         # tasks are present and however they reach it.
         shared = {id(parameter): parameter for parameter in parameters}
         self.shared = list(shared.values())
-        reached = [reach([edge_of(root)], frozenset()) for root in losses.roots]
-        for name, each in zip(losses.names, reached, strict=True):
+        units = losses.units
+        reached = [reach([edge_of(unit.root)], frozenset()) for unit in units]
+        layers = [_layer(unit, each) for unit, each in zip(units, reached, strict=True)]
+        if any(unit.bank and not layer for unit, layer in zip(units, layers, strict=True)):
+            units, layers = [Unit([task], root) for task, root in enumerate(losses.roots)], [None] * len(losses.roots)
+            reached = [reach([edge_of(unit.root)], frozenset()) for unit in units]
+        for unit, each in zip(units, reached, strict=True):
             if each.leaves.keys().isdisjoint(shared):
+                name = losses.names[unit.tasks[0]]
                 raise ValueError(f"the loss of {name} does not depend on the shared parameters that were given")
         self.is_reached = [any(key in each.leaves for each in reached) for key in shared]
         dtype = torch.float32
         for leaf in self.shared:
             dtype = torch.promote_types(dtype, leaf.dtype)
         size = sum(leaf.numel() for leaf in self.shared)
-        self.rows = torch.empty(len(reached), size, dtype=dtype, device=self.shared[0].device)  # [K, P]
-        self.own: list[list[tuple[Tensor, Tensor]]] = []  # each head's parameters, with dL_i/dp
-        keep = are_needed_later(reached)
-        for task, (root, loss, each) in enumerate(zip(losses.roots, losses.each, reached, strict=True)):
-            gradients = differentiate([root], list(each.leaves.values()), seed(loss, loss_scale), keep=keep[task])
-            self._take(task, each.leaves, gradients)
+        self.rows = torch.empty(len(losses.names), size, dtype=dtype, device=self.shared[0].device)  # [K, P]
+        self.own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in losses.names]  # each head's parameters, with dL_i/dp
+        self.banks: list[FactoredRows] = []
+        for unit, layer, each, keep in zip(units, layers, reached, are_needed_later(reached), strict=True):
+            if layer is None:
+                (task,) = unit.tasks
+                seeds = seed(losses.each[task], loss_scale)
+                self._take(task, each.leaves, differentiate([unit.root], [*each.leaves.values()], seeds, keep=keep))
+            else:
+                self._take_bank(unit, layer, each.leaves, loss_scale, keep=keep)
 
     def _take(self, task: int, leaves: Mapping[int, Tensor], gradients: list[Tensor | None]) -> None:
         """Copy what is shared of a task's gradients to its row, and keep the rest; the list is emptied."""
@@ -53,7 +67,28 @@ class Whole:
         parts = [(found.pop(id(leaf), None), leaf) for leaf in self.shared]
         flat = [leaf.new_zeros(leaf.numel()) if part is None else part.flatten() for part, leaf in parts]
         torch.cat(flat, out=self.rows[task])
-        self.own.append([(leaves[key], gradient) for key, gradient in found.items() if gradient is not None])
+        self.own[task] = [(leaves[key], gradient) for key, gradient in found.items() if gradient is not None]
+
+    def _take_bank(
+        self, unit: Unit, layer: Columns, leaves: Mapping[int, Tensor], loss_scale: float, *, keep: bool
+    ) -> None:
+        """Copy what is shared of the gradients of a bank's tasks; each goes through the encoder, none through the bank.
+
+        What comes back to the features from task i is G_i W_i: its columns of what comes back to the bank's outputs,
+        times its rows of the weight.
+        """
+        root, node = unit.root, layer.layer
+        seeds = None if unit.bank is None else torch.full_like(unit.bank.losses, loss_scale)
+        (back,) = torch.autograd.grad(root, GradientEdge(node.node, 0), seeds, retain_graph=True)
+        found = FactoredRows(node.inputs, [(layer, back)])
+        self.banks.append(found)
+        behind = {key: leaf for key, leaf in leaves.items() if leaf is not node.weight and leaf is not node.bias}
+        below: Any = node.below
+        last = found.tasks[-1]
+        for task, row in zip(found.tasks, found.rows(), strict=True):
+            back = row.reshape(node.inputs.shape)
+            found_here = differentiate([GradientEdge(*below)], [*behind.values()], [back], keep=keep or task != last)
+            self._take(task, behind, found_here)
 
     def gramian(self) -> Tensor:
         """Return the inner products of the tasks' gradients ``[K, K]``, in float64 on the CPU."""
@@ -67,6 +102,10 @@ class Whole:
     def backward(self, factors: Sequence[float], head_factors: Sequence[float], direction: Tensor | None) -> None:
         """Add to ``.grad`` what is made of the tasks' gradients; see :class:`~mtlkit.gradients.graph.Graph`."""
         places, gradients = scaled(self.own, head_factors)
+        for bank in self.banks:
+            more = bank.at_layers(head_factors)
+            places += more[0]
+            gradients += more[1]
         if direction is None:
             total = self.rows.new_tensor(factors) @ self.rows
         else:
@@ -77,3 +116,16 @@ class Whole:
                 places.append(leaf)
                 gradients.append(part.reshape(leaf.shape).to(leaf))
         accumulate(places, gradients)
+
+
+def _layer(unit: Unit, reached: Reach) -> Columns | None:
+    """Return the layer of a bank, if its gradients follow from what comes back to its outputs."""
+    bank = unit.bank
+    if bank is None or bank.outputs._backward_hooks:  # noqa: SLF001 - a hook may change what goes on
+        return None
+    edge = edge_of(bank.outputs)
+    layer = LinearNode.of(edge[0])
+    beside = reach([edge_of(unit.root)], {edge}).leaves  # such as a penalty on weights
+    if layer is None or layer.weight.dtype != bank.outputs.dtype or not layer.is_alone(reached.uses) or beside:
+        return None
+    return Columns(layer, [(task, start, bank.width) for task, start in zip(unit.tasks, bank.starts, strict=True)])
