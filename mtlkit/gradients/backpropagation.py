@@ -76,7 +76,7 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
     step = StepLosses.of(losses, banks, strategy, tasks, preference)
     with _autocast_off(step.stacked.device.type):
         values = step.stacked.detach()
-        _check_finite("loss", step.names, values.tolist())
+        _check_finite("loss", step, values.tolist())
         seen = values.to(_device(strategy), torch.float64)
         over = measure if strategy.needs is Needs.LOSSES else strategy.over
         graph = differentiated(step, over, features, shared, strategy, loss_scale)
@@ -85,7 +85,7 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
             norms = [math.sqrt(abs(square)) for square in gramian.diagonal().tolist()]
             if loss_scale != 1 and not all(map(math.isfinite, norms)):
                 return _overflown(graph, values)
-            _check_finite("gradient", step.names, norms)
+            _check_finite("gradient", step, norms)
         if ahead is not None:
             strategy.foresee(ahead.slopes.to(seen.device), tasks)
         weighting = _asked(strategy, seen, gramian, graph, tasks, preference)
@@ -143,9 +143,10 @@ def _autocast_off(device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def _check_finite(what: str, names: Sequence[str], values: Sequence[float]) -> None:
-    bad = [f"{name} ({value})" for name, value in zip(names, values, strict=True) if not math.isfinite(value)]
-    if bad:
+def _check_finite(what: str, losses: StepLosses, values: Sequence[float]) -> None:
+    if not all(map(math.isfinite, values)):
+        every = zip(losses.names, values, strict=True)
+        bad = [f"{name} ({value})" for name, value in every if not math.isfinite(value)]
         raise NonFiniteError(f"Non-finite {what} of {', '.join(bad)}.")
 
 

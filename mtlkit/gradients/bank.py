@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["BankLosses", "free_places", "joined", "one_by_one"]
+__all__ = ["BankLosses", "free_places", "joined"]
 
 
 class BankLosses(NamedTuple):
@@ -54,20 +54,10 @@ def free_places(n_losses: int, banks: Sequence[BankLosses]) -> list[int]:
     return [place for place in range(n_losses + len(taken)) if place not in taken]
 
 
-def one_by_one(
-    names: Sequence[str], each: Sequence[Tensor], places: Sequence[int], banks: Sequence[BankLosses]
-) -> tuple[list[str], list[Tensor]]:
-    """Return what to call all losses of a step, and the losses, in order; `each` take the places that are given."""
-    every = dict(zip(places, zip(names, each, strict=True), strict=True))
-    for bank in banks:
-        for place, name, loss in zip(bank.places, bank.names, bank.losses.unbind(), strict=True):
-            every[place] = f"'{name}'", loss
-    in_order = [every[place] for place in range(len(every))]
-    return [name for name, _ in in_order], [loss for _, loss in in_order]
-
-
 def joined(single: Tensor | None, places: Sequence[int], banks: Sequence[BankLosses]) -> Tensor:
     """Return all losses of a step in their order ``[K]``, in the graph; `single` take the places that are given."""
+    if not banks and single is not None:
+        return single
     order = [*places, *(place for bank in banks for place in bank.places)]
     parts = [*([] if single is None else [single]), *(bank.losses for bank in banks)]
     stacked = parts[0] if len(parts) == 1 else torch.cat(parts)

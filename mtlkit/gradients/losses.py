@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mtlkit.gradients.bank import BankLosses, free_places, joined, one_by_one
+from mtlkit.gradients.bank import BankLosses, free_places, joined
 from mtlkit.gradients.walk import Place
 from mtlkit.strategies.base import Strategy
 
@@ -32,22 +34,27 @@ class Unit(NamedTuple):
     bank: BankLosses | None = None
 
 
-class StepLosses(NamedTuple):
+class _One(NamedTuple):
+    """One loss: what to call it in an error, the scalar, and what it is differentiated from by itself."""
+
+    name: str
+    loss: Tensor
+    root: Place
+
+
+@dataclass(frozen=True)
+class StepLosses:
     """The losses of a step.
 
     Attributes:
-        names: What to call each in an error.
-        each: The scalars L_i.
         stacked: All of them ``[K]``, in the graph.
-        roots: What each is differentiated from by itself.
         units: The same, those of a bank together.
+        single: Those that are in no bank, by their places.
     """
 
-    names: list[str]
-    each: list[Tensor]
     stacked: Tensor
-    roots: list[Place]
     units: list[Unit]
+    single: Mapping[int, _One]
 
     @classmethod
     def of(
@@ -61,20 +68,38 @@ class StepLosses(NamedTuple):
         """Take the losses as they are given, or raise ValueError where they cannot be those of the tasks present."""
         names, each = named(losses)
         check(names, each, strategy, tasks, preference, banks)
-        roots = _roots(losses, each)
+        places = free_places(len(each), banks)
+        single = dict(zip(places, map(_One, names, each, _roots(losses, each)), strict=True))
         with torch.enable_grad():
-            single = losses if isinstance(losses, Tensor) else torch.stack(each) if each else None
-            if not banks and single is not None:
-                units = [Unit([task], root) for task, root in enumerate(roots)]
-                return cls(names, each, single, roots, units)
-            places = free_places(len(each), banks)
-            stacked = joined(single, places, banks)
-            names, each = one_by_one(names, each, places, banks)
-        units = [Unit([place], root) for place, root in zip(places, roots, strict=True)]
-        apart: list[Place] = list(each)
-        for unit in units:
-            apart[unit.tasks[0]] = unit.root
-        return cls(names, each, stacked, apart, units + [Unit(bank.places, bank.losses, bank) for bank in banks])
+            stacked = losses if isinstance(losses, Tensor) else torch.stack(each) if each else None
+            stacked = joined(stacked, places, banks)
+        units = [Unit([place], one.root) for place, one in single.items()]
+        return cls(stacked, units + [Unit(bank.places, bank.losses, bank) for bank in banks], single)
+
+    @cached_property
+    def _every(self) -> list[_One]:
+        """All of them one by one, for which banks are taken apart: not done before it is needed."""
+        found = dict(self.single)
+        for _, _, bank in self.units:
+            if bank is not None:
+                every = zip(bank.places, bank.names, bank.losses.unbind(), strict=True)
+                found.update((place, _One(f"'{name}'", loss, loss)) for place, name, loss in every)
+        return [found[place] for place in range(len(found))]
+
+    @property
+    def names(self) -> list[str]:
+        """What to call each in an error."""
+        return [one.name for one in self._every]
+
+    @property
+    def each(self) -> list[Tensor]:
+        """The scalars L_i."""
+        return [one.loss for one in self._every]
+
+    @property
+    def roots(self) -> list[Place]:
+        """What each is differentiated from by itself."""
+        return [one.root for one in self._every]
 
 
 def _roots(losses: Losses, each: Sequence[Tensor]) -> list[Place]:
