@@ -19,13 +19,11 @@ class Loading:
         workers: How many processes read the rows of each source that is not held; 0 for none but the run's own.
         start: How they are started.
         prefetch: How many batches each of them reads ahead.
-        pin: Whether batches go to a GPU through memory that is pinned.
         timeout: How many seconds a batch may take one of them.
     """
 
-    memory: int | None = 2 << 30
-    workers: int = 2
-    start: Start = "spawn"
-    prefetch: int = 2
-    pin: bool = True
-    timeout: float = 120.0
+    memory: int | None
+    workers: int
+    start: Start
+    prefetch: int
+    timeout: float

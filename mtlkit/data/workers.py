@@ -1,8 +1,9 @@
 """Workers: processes that read the rows of one source ahead of the run.
 
 It is not the DataLoader of torch, for what becomes of a worker that dies. There, a signal handler raises in whatever
-the run does at that moment; a process that ends cleanly is missed only when the time limit is over; neither says which
-row it was; and every split has processes of its own. Here, the run hears of a death while it waits, and knows the row.
+the run does at that moment, in a task's loss as likely as anywhere; nothing says which row it was; one that hangs is
+waited for once more when all are shut down; and every split has processes of its own. Here, the run hears of a death
+where it asks for rows, and knows the row.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from mtlkit.data.delivery import Delivery
 from mtlkit.data.map_split import MapSplit
-from mtlkit.data.row_format import RowFailure, RowFormat
+from mtlkit.data.row_format import RowFailure, RowFormat, reason
 from mtlkit.data.settings import Loading
 from mtlkit.data.splits import Carved
 from mtlkit.data.stream_split import StreamSplit
@@ -185,8 +186,16 @@ class Workers:
 
     def _open(self) -> Slots:
         """Start the processes, if they are not there."""
-        if self._slots is not None:
-            return self._slots
+        if self._slots is None:
+            try:
+                self._slots = self._start()
+            except Exception as error:  # noqa: BLE001 - whatever the system, or pickling what they need, may raise
+                is_want = isinstance(error, OSError | MemoryError)
+                remedy = " Fewer of them (loading.workers), or smaller batches, need less." if is_want else ""
+                self._fail(f"Worker processes cannot be started: {reason(error)}.{remedy}", error)
+        return self._slots
+
+    def _start(self) -> Slots:
         context: Any = multiprocessing.get_context(self.loading.start)
         number_of_slots = self.count * (self.loading.prefetch + 1)
         slots = Slots.make(context, self.row_format, rows=self.rows, slots=number_of_slots, workers=self.count)
@@ -203,7 +212,6 @@ class Workers:
                 theirs.close()
                 self._workers.append(_Worker(number, process, ours))
         self._free += range(number_of_slots)
-        self._slots = slots
         return slots
 
     def _same(self) -> Mapping[str, Carved]:
@@ -262,11 +270,12 @@ class Workers:
             mine = sizes(self.splits)
             if answer.sizes != mine:
                 self._fail(
-                    f"A worker process has loaded splits of {_told(answer.sizes)} rows, and the run has {_told(mine)}: "
-                    "a source gives the same rows each time."
+                    f"A worker process has loaded other splits than the run has, of {_told(answer.sizes)} rows in "
+                    f"place of {_told(mine)}: a source gives the same rows each time."
                 )
         elif not worker.is_ready and isinstance(answer, Failed):
-            self._fail(f"A worker process could not load them: {answer.what.removesuffix('.')}.{self._other_ways()}")
+            what = answer.what.removesuffix(".")
+            self._fail(f"A worker process could not load the source: {what}.{self._other_ways()}")
         else:
             ticket = worker.asked.popleft()
             if ticket in self._left:
@@ -275,9 +284,9 @@ class Workers:
             else:
                 self._answers[ticket] = answer
 
-    def _fail(self, what: str) -> NoReturn:
+    def _fail(self, what: str, cause: Exception | None = None) -> NoReturn:
         self.close(patience=0)
-        raise DataError(f"{self.source} cannot be read. {what}")
+        raise DataError(f"{self.source} cannot be read. {what}") from cause
 
     def _fail_of_death(self, worker: _Worker) -> NoReturn:
         worker.process.join(PATIENCE_S)  # its end is heard of before its status is there
@@ -343,7 +352,7 @@ def _signal_name(number: int) -> str:
 
 
 def _told(sizes: Mapping[str, int | None]) -> str:
-    return " and ".join(f"{'?' if size is None else size} ({name})" for name, size in sizes.items())
+    return " and ".join(f"{'?' if size is None else size} ({name})" for name, size in sizes.items()) or "no"
 
 
 _OPEN: weakref.WeakSet[Workers] = weakref.WeakSet()

@@ -59,11 +59,11 @@ def fixture_open_all():
     """Return a function that opens splits as a run does; what it opened is closed after the test."""
     closed = []
 
-    def open_all(splits, *, batch_size=4, source="The rows of task 'n' (a test)", seed=0, **loading):
-        loading = Loading(**{"memory": 0, "workers": 0, "start": "fork", "timeout": 30.0, **loading})
+    def open_all(splits, *, batch_size=4, source="The rows of task 'n' (a test)", seed=0, load=None, **loading):
+        loading = Loading(**{"memory": 0, "workers": 0, "start": "fork", "prefetch": 2, "timeout": 30.0, **loading})
         readers = opened(
             splits,
-            load=lambda: splits,
+            load=load or (lambda: splits),
             loading=loading,
             delivery=Delivery(torch.device("cpu"), torch.float32),
             batch_size=batch_size,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import gc
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -128,6 +130,43 @@ def test_a_worker_that_died_while_nothing_was_asked_of_it_is_missed_at_the_next_
     assert is_gone(pid)
 
 
+def test_workers_that_cannot_be_started_are_an_error(tmp_path, open_all):
+    splits = {"train": split_of("rows", tmp_path, -1, fail)}
+    stream = training(open_all(splits, workers=1, start="spawn", load=lambda: splits)["train"])
+    with pytest.raises(DataError, match=r"cannot be read\. Worker processes cannot be started: raised .*pickle"):
+        stream.next()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (os.getcwd, "A worker process could not load the source: raised AttributeError: 'str' object has no attribute"),
+        (os.abort, "A worker process was killed by SIGABRT while loading the source"),
+        (functools.partial(os._exit, 4), "A worker process ended with status 4 while loading the source"),
+        (dict, r"loaded other splits than the run has, of no rows in place of 40 \(train\): a source gives the same"),
+    ],
+)
+@pytest.mark.slow
+def test_workers_that_load_something_else_are_an_error(tmp_path, open_all, load, said):
+    splits = {"train": split_of("rows", tmp_path, -1, fail)}
+    stream = training(open_all(splits, workers=1, start="spawn", load=load)["train"])
+    with pytest.raises(DataError, match=said) as raised:
+        stream.next()
+    assert "With 'fork', it has what the run has" in str(raised.value) or load in {os.abort, dict}
+    assert not multiprocessing.active_children()
+
+
+def test_workers_may_be_started_from_a_thread(tmp_path, open_all):
+    stream = training(open_all({"train": split_of("rows", tmp_path, -1, fail)}, workers=2)["train"])
+    drawn = []
+    thread = threading.Thread(target=lambda: drawn.append(drain(stream)))
+    thread.start()
+    thread.join(30)
+    stream.close()
+    assert drawn == [None]
+
+
 def test_workers_pass_over_what_stops_the_run(tmp_path, open_all):
     stream = training(open_all({"train": split_of("rows", tmp_path, -1, fail)}, workers=2)["train"])
     stream.next()
@@ -184,7 +223,7 @@ class Rows:
         return torch.zeros(1), {}
 
 splits = {"train": MapSplit(Rows())}
-loading = Loading(memory=0, workers=2, start="fork")
+loading = Loading(memory=0, workers=2, start="fork", prefetch=2, timeout=60)
 delivery = Delivery(torch.device("cpu"), torch.float32)
 readers = opened(
     splits, load=lambda: splits, loading=loading, delivery=delivery, batch_size=4, seed=0, source="The rows"
