@@ -74,8 +74,17 @@ def relative_loss(n_tasks: int, seed: int, strategy: mtlkit.Strategy, steps: int
         return sum(float(loss) / start for loss, start in zip(losses(*test)[1], first, strict=True))
 
 
+def interval(values: list[float], digits: int) -> str:
+    """Return the mean of values with a 95% interval, by Student's t; the mean alone where there is but one."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    if len(values) not in T_975:
+        return mean
+    half = T_975[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean} ± {half:.{digits}f}"
+
+
 def main() -> None:
-    """Print each strategy's mean over the seeds, with a 95% interval."""
+    """Print each strategy's mean over the seeds, and by how much it differs from equal weights on the same seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=5)
@@ -84,18 +93,19 @@ def main() -> None:
     torch.set_num_threads(1)
     n_tasks = chosen.tasks
     strategies = {
-        "gradnorm": lambda: GradNorm(n_tasks, alpha=0.12),
         "equal": lambda: Fixed(n_tasks),
+        "gradnorm": lambda: GradNorm(n_tasks, alpha=0.12),
         "uncertainty": lambda: Uncertainty(n_tasks, ["regression"] * n_tasks),
     }
-    print(f"| strategy | sum of relative test losses, K = {n_tasks} | seeds |\n|---|---|---|")
+    print(f"| strategy | sum of relative test losses, K = {n_tasks} | more than equal | seeds |\n|---|---|---|---|")
+    equal: list[float] = []
     for name, make in strategies.items():
         values = [relative_loss(n_tasks, seed, make(), chosen.steps) for seed in range(chosen.seeds)]
-        half = ""
-        if len(values) in T_975:
-            half = f" ± {T_975[len(values)] * statistics.stdev(values) / math.sqrt(len(values)):.3f}"
+        equal = equal or values
+        more = [value - other for value, other in zip(values, equal, strict=True)]
         shown = ", ".join(f"{value:.3f}" for value in values)
-        print(f"| {name} | {statistics.mean(values):.3f}{half} | {shown} |", flush=True)
+        beside = "" if values is equal else interval(more, 2)
+        print(f"| {name} | {interval(values, 3)} | {beside} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -133,19 +133,30 @@ class TestGradNormToy:
         assert small > 1.5
         assert large < 0.5
 
-    def test_the_table_has_a_mean_and_an_interval_for_each_strategy(self, monkeypatch, capsys):
-        head, *rows = printed(toy, monkeypatch, capsys, "--tasks", "2", "--seeds", "3", "--steps", "20")
-        assert head == ["strategy", "sum of relative test losses, K = 2", "seeds"]
-        assert [row[0] for row in rows] == ["gradnorm", "equal", "uncertainty"]
-        for _, told, seeds in rows:
-            values = [float(value) for value in seeds.split(", ")]
-            mean, half = map(float, told.split(" ± "))
-            assert mean == pytest.approx(np.mean(values), abs=1e-3)
-            assert half == pytest.approx(scipy.stats.t.ppf(0.975, 2) * scipy.stats.sem(values), abs=3e-3)
+    @pytest.mark.parametrize("values", [[1.0, 2.0], [7.5, 8.25, 6.0], [3.0, 1.0, 4.0, 1.0, 5.0]])
+    def test_an_interval_is_that_of_students_distribution(self, values):
+        mean, half = map(float, toy.interval(values, 4).split(" ± "))
+        assert mean == pytest.approx(np.mean(values), abs=1e-4)
+        expected = scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values)
+        assert half == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
-    def test_one_seed_has_no_interval(self, monkeypatch, capsys):
-        _, *rows = printed(toy, monkeypatch, capsys, "--tasks", "2", "--seeds", "1", "--steps", "2")
-        assert [told for _, told, _ in rows] == [seeds for _, _, seeds in rows]
+    def test_one_value_has_no_interval(self):
+        assert toy.interval([2.5], 2) == "2.50"
+
+    def test_the_table_says_how_much_more_than_with_equal_weights(self, monkeypatch, capsys):
+        made = {"Fixed": [8.0, 7.0], "GradNorm": [7.5, 6.0], "Uncertainty": [8.25, 7.5]}
+        monkeypatch.setattr(toy, "relative_loss", lambda _, seed, strategy, __: made[type(strategy).__name__][seed])
+        head, *rows = printed(toy, monkeypatch, capsys, "--seeds", "2")
+        assert head == ["strategy", "sum of relative test losses, K = 10", "more than equal", "seeds"]
+        assert [(row[0], row[2], row[3]) for row in rows] == [
+            ("equal", "", "8.000, 7.000"),
+            ("gradnorm", toy.interval([-0.5, -1.0], 2), "7.500, 6.000"),
+            ("uncertainty", toy.interval([0.25, 0.5], 2), "8.250, 7.500"),
+        ]
+
+    def test_a_run_makes_such_a_table(self, monkeypatch, capsys):
+        _, *rows = printed(toy, monkeypatch, capsys, "--tasks", "2", "--seeds", "1", "--steps", "3")
+        assert [0 < float(row[1]) < 3 for row in rows] == [True] * 3
 
     def test_the_quantiles_are_those_of_students_distribution(self):
         for seeds, quantile in toy.T_975.items():
