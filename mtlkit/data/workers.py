@@ -14,15 +14,17 @@ import multiprocessing
 import multiprocessing.util
 import os
 import signal
+import sys
 import time
 import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -200,7 +202,7 @@ class Workers:
         number_of_slots = self.count * (self.loading.prefetch + 1)
         slots = Slots.make(context, self.row_format, rows=self.rows, slots=number_of_slots, workers=self.count)
         forks = self.loading.start == "fork"
-        with deferred_signals(), warnings.catch_warnings():
+        with deferred_signals(), _without_main(), warnings.catch_warnings():
             # Python warns of a fork where there are threads, as torch has; it was asked for, and workers use none.
             warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
             for number in range(self.count):
@@ -320,8 +322,8 @@ class Workers:
         if self.loading.start == "fork":
             return ""
         return (
-            f" With loading.start '{self.loading.start}', a worker finds the task anew by its name, and a script that "
-            "trains keeps to `if __name__ == '__main__':`. With 'fork', it has what the run has."
+            f" With loading.start '{self.loading.start}', a worker finds the task anew, by its name and options. With "
+            "'fork', it has what the run has."
         )
 
 
@@ -343,6 +345,20 @@ def _end(workers: list[_Worker], owner: int, patience: float = 0) -> None:
         each.process.join()
         each.process.close()
     workers.clear()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Let what is started not import the program that is running, as it would.
+
+    A worker needs none of it; and a script that trains would train there too.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _signal_name(number: int) -> str:

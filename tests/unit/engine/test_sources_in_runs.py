@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -87,6 +89,19 @@ def test_a_run_is_the_same_where_workers_make_the_task_anew(settings, start):
     expected = left(mtlkit.train(settings(ALL)).folder)
     loading = {"memory": "never", "workers": 2, "start": start}
     assert left(mtlkit.train(settings(ALL, name=start, loading=loading)).folder) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_a_script_that_trains_is_not_run_again_by_its_workers(settings, tmp_path, start):
+    config = settings(["rows"], loading={"memory": "never", "workers": 1, "start": start}, training={"steps": 2})
+    script = tmp_path / "script.py"
+    script.write_text(f"import mtlkit\nprint(mtlkit.train({config!r}).steps, flush=True)\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, check=False, capture_output=True, text=True, timeout=300
+    )
+    assert (done.stdout, done.stderr) == ("2\n", "")
 
 
 @pytest.mark.parametrize("stopped_at", [3, 7])
