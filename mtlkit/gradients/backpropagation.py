@@ -135,7 +135,8 @@ def _overflown(graph: Graph, losses: Tensor) -> Measurement:
 
 def _preferred(weights: Tensor, preference: Tensor | None) -> Tensor:
     weights = weights.detach()
-    return weights if preference is None else weights * preference.to(weights)
+    # A copy: an answer may be a view of the strategy's state, which moves on while the weights applied are told of.
+    return weights.clone() if preference is None else weights * preference.to(weights)
 
 
 def _autocast_off(device: str) -> AbstractContextManager[object]:

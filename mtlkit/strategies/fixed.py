@@ -42,4 +42,4 @@ class Fixed(Strategy):
         self.register_buffer("alpha", torch.tensor(alpha or [1.0] * n_tasks, dtype=torch.float64))
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
-        return Weighting(self.alpha if tasks is None else self.alpha[tasks])
+        return Weighting(self.alpha.clone() if tasks is None else self.alpha[tasks])

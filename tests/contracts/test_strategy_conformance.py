@@ -60,12 +60,6 @@ DEFECTS = [
         ),
     ),
     (
-        "gradients_are_the_weighted_sum",
-        broken.StepsByItself,
-        r"With the tasks \[0, 1, 2, 3\] present, it answered \[.*\], and \[.*\] was applied\. .* takes no gradient",
-        (),
-    ),
-    (
         "permuting_the_tasks_permutes_the_weights",
         broken.PrefersTheFirst,
         r"in the order \[3, 2, 1, 0\] the last weights are \[2, 1, 1, 1\], and .*expected_failures",
@@ -243,6 +237,10 @@ def test_an_answer_that_is_none_is_told_of_and_fails_in_no_other_way(component, 
     with pytest.raises(Nonconformance, match=f"(?s){said}"):
         BY_NAME["each_task_present_has_a_weight"].run(Subject.of(component))
     assert "gradients_are_the_weighted_sum" in failing(Subject.of(component))
+
+
+def test_one_that_steps_as_it_is_backpropagated_is_applied_as_it_answered():
+    assert "gradients_are_the_weighted_sum" not in failing(Subject.of(broken.StepsByItself))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
