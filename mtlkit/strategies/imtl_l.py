@@ -37,8 +37,7 @@ class IMTLL(Strategy):
         self.lr = lr
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
-        present = self._present(tasks, losses)
-        s = torch.stack([self.log_scales[task] for task in present.tolist()])  # [K]
+        s = torch.stack(list(self.log_scales) if tasks is None else [self.log_scales[task] for task in tasks.tolist()])
         return Weighting(s.exp(), -s.sum())
 
     def parameter_groups(self) -> list[dict[str, Any]]:

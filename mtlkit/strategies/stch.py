@@ -63,7 +63,7 @@ class STCH(Strategy):
         self.register_buffer("steps", torch.zeros(n_tasks, dtype=torch.float64))
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
-        present = self._present(tasks, losses)
+        present = slice(None) if tasks is None else tasks
         warm = self.steps[present] >= self.warmup  # [K]
         if self.training:
             self.ideal[present] = torch.where(warm, self.ideal[present], self.ideal[present].minimum(losses))
