@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,9 +17,44 @@ __all__ = ["accumulate", "differentiate", "filled", "scaled", "seed", "stacked"]
 def differentiate(
     outputs: Sequence[Place], inputs: Sequence[Place], gradients: Sequence[Tensor] | None = None, *, keep: bool = True
 ) -> list[Tensor | None]:
-    """Differentiate, None where an input is not reached; the graph is kept unless told otherwise."""
-    found = torch.autograd.grad(outputs, inputs, gradients, retain_graph=keep, allow_unused=True)  # type: ignore[arg-type]
+    """Differentiate, None where an input is not reached; the graph is kept unless told otherwise.
+
+    Raises:
+        ValueError: If the graph is to be kept, and was compiled so that it cannot be.
+    """
+    with _unheard(inputs):
+        try:
+            found = torch.autograd.grad(outputs, inputs, gradients, retain_graph=keep, allow_unused=True)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            if "donated buffer" not in str(error):
+                raise
+            raise ValueError(
+                "this takes a backward pass for each task, and the encoder was compiled to use up in one pass what it "
+                "keeps for it: set torch._functorch.config.donated_buffer = False before it is compiled, or compare "
+                "gradients at the features"
+            ) from error
     return list(found)
+
+
+@contextmanager
+def _unheard(places: Sequence[Place]) -> Iterator[None]:
+    """Keep a pass that measures from tensors' own hooks and retained gradients: what is for them is the final pass.
+
+    Autograd calls the hooks of what it differentiates with respect to, so that each would act on a gradient twice.
+    """
+    heard = [place for place in places if isinstance(place, Tensor) and (place._backward_hooks or place.retains_grad)]  # noqa: SLF001
+    kept = [(dict(tensor._backward_hooks or {}), tensor.grad if tensor.retains_grad else None) for tensor in heard]  # noqa: SLF001
+    for tensor in heard:
+        if tensor._backward_hooks:  # noqa: SLF001
+            tensor._backward_hooks.clear()  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for tensor, (hooks, gradient) in zip(heard, kept, strict=True):
+            if hooks:
+                tensor._backward_hooks.update(hooks)  # type: ignore[union-attr] # noqa: SLF001
+            if tensor.retains_grad:
+                tensor.grad = gradient
 
 
 def accumulate(places: Sequence[Tensor], gradients: list[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
