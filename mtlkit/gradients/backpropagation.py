@@ -111,15 +111,16 @@ def _descend(
     loss_scale: float,
 ) -> None:
     """Fill ``.grad`` of the strategy's parameters and of the model's."""
-    roots, seeds = [], []
+    roots: list[Tensor] = []
+    seeds: list[Tensor | None] = []
     weights, penalty = weighting.weights, weighting.penalty
     if weights.requires_grad or (isinstance(penalty, Tensor) and penalty.requires_grad):
         objective = (weights * losses).sum() + penalty  # the losses are constants to it, and so is the preference
         roots.append(objective)
-        seeds.append(torch.full_like(objective, scale * loss_scale))
+        seeds.append(None if scale * loss_scale == 1 else torch.full_like(objective, scale * loss_scale))
     if graph is None:
         roots.append(step.stacked)
-        seeds.append(step.stacked.new_tensor(factors[0]) * loss_scale)
+        seeds.append(step.stacked.new_tensor([factor * loss_scale for factor in factors[0]]))
     if roots:
         torch.autograd.backward(roots, seeds)
     if graph is not None:

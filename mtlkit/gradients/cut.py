@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mtlkit.gradients.differentiation import accumulate, differentiate, filled, scaled, seed, stacked
+from mtlkit.gradients.feature_rows import FeatureRows
 from mtlkit.gradients.heads import differentiate_at_once, differentiate_one_by_one
 from mtlkit.gradients.last_layer import rows_at_last_layer
 from mtlkit.gradients.losses import StepLosses
 from mtlkit.gradients.places import UNREACHED
 from mtlkit.gradients.walk import Place, are_apart, edge_of, reach
-from mtlkit.strategies.rows import gramian_of, norms_of
+from mtlkit.strategies.rows import gramian_of, norms_of_each
 
 __all__ = ["Cut"]
 
@@ -55,13 +56,12 @@ class Cut:
             leaves = [list(self._leaves_of(root).values()) if self.is_clean else [] for root in losses.roots]
             found = differentiate_one_by_one(losses, features, leaves, loss_scale)
         self.parts, self.own = found
-        heard = {task for part in self.parts for task in part.tasks}
-        for task, name in enumerate(losses.names):
-            if task not in heard:
-                raise ValueError(
-                    f"the loss of {name} does not depend on the features that were given; pass what its head is "
-                    "computed from, before any detach()"
-                )
+        silent = set(range(len(losses.stacked))).difference(*(part.tasks for part in self.parts))
+        if silent:
+            raise ValueError(
+                f"the loss of {losses.names[min(silent)]} does not depend on the features that were given; pass what "
+                "its head is computed from, before any detach()"
+            )
 
     def _leaves_of(self, root: Place) -> dict[int, Tensor]:
         """Return the leaves that a loss reaches before the features."""
@@ -78,12 +78,11 @@ class Cut:
         return total if self.loss_scale == 1 else total / self.loss_scale**2
 
     def _sum_of_gramians(self) -> Tensor:
-        n_tasks = len(self.losses.each)
+        n_tasks = len(self.losses.stacked)
         tasks = [task for part in self.parts for task in part.tasks]
-        rows = [part.rows() for part in self.parts if len(part.tasks) == 1]
-        if sorted(tasks) == list(range(n_tasks)) == list(range(len(rows))) and len({each.shape for each in rows}) == 1:
-            squares = norms_of(torch.cat(rows)) ** 2  # a tensor of features for each task: nothing else to multiply
-            return torch.diag(torch.from_numpy(squares[np.argsort(tasks)]))
+        if sorted(tasks) == list(range(n_tasks)) == list(range(len(self.parts))):
+            norms = norms_of_each([part.rows() for part in self.parts])  # features for each task: nothing to multiply
+            return torch.diag(torch.from_numpy(norms[np.argsort(tasks)] ** 2))
         total = torch.zeros(n_tasks, n_tasks, dtype=torch.float64)
         for part in self.parts:
             index = torch.tensor(part.tasks, dtype=torch.int64)
@@ -97,7 +96,7 @@ class Cut:
         columns = []
         for part, z in zip(self.parts, self.features, strict=True):
             rows = part.rows()
-            columns.append(rows.new_zeros(len(self.losses.each), z.numel()))
+            columns.append(rows.new_zeros(len(self.losses.stacked), z.numel()))
             columns[-1][part.tasks] = rows / self.loss_scale
         return torch.cat(columns, 1)
 
@@ -132,11 +131,15 @@ class Cut:
         inputs: Sequence[Tensor] | None = None,
     ) -> None:
         """Backpropagate what the features get in the combination, and what is given for other places."""
-        for part, z in zip(self.parts, self.features, strict=True):
-            if part.tasks:
-                places.append(z)
-                gradients.append(part.combined(factors))
+        used = [bool(part.tasks) for part in self.parts]
+        places += [z for z, is_used in zip(self.features, used, strict=True) if is_used]
+        gradients += [part.combined(factors) for part in self._parts_for_good() if part.tasks]
         accumulate(places, gradients, inputs)
+
+    def _parts_for_good(self) -> Iterator[FeatureRows]:
+        """Yield what comes back to each z, and forget it: it would take up memory while the encoder's turn comes."""
+        while self.parts:
+            yield self.parts.pop(0)
 
     def _heads(self, factors: Sequence[float]) -> tuple[list[Tensor], list[Tensor]]:
         """Return the heads' parameters, and their gradients times the factor of the task."""
@@ -159,17 +162,21 @@ class Cut:
             stacked = self.losses.stacked
             stacked.backward(stacked.new_tensor(factors) * self.loss_scale)
             return
+        places: list[Tensor] = []
+        gradients: list[Tensor] = []
         every = zip(self.losses.roots, self.losses.each, factors, head_factors, strict=True)
         for root, loss, factor, head_factor in every:
             leaves = [*{**self._leaves_of(root), **self.behind.leaves}.values()]
             found = differentiate([root], leaves, seed(loss, self.loss_scale))
-            pairs = [(leaf, gradient) for leaf, gradient in zip(leaves, found, strict=True) if gradient is not None]
-            own = [factor if id(leaf) in self.behind.leaves else head_factor for leaf, _ in pairs]
-            accumulate([leaf for leaf, _ in pairs], [f * g for f, (_, g) in zip(own, pairs, strict=True)])
+            for leaf, gradient in zip(leaves, found, strict=True):
+                if gradient is not None:
+                    places.append(leaf)
+                    gradients.append(gradient * (factor if id(leaf) in self.behind.leaves else head_factor))
+        accumulate(places, gradients)
 
     def _rows_at_weights(self, weights: Sequence[Tensor]) -> Tensor:
         """Return the tasks' gradients ``[K, P]`` at W, times the loss scale."""
-        n_tasks = len(self.losses.each)
+        n_tasks = len(self.losses.stacked)
         if self.is_clean and len(weights) == 1:
             known = rows_at_last_layer(weights[0], self.features, self.parts, n_tasks, self.behind.uses)
             if known is not None:

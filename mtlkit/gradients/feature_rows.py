@@ -5,19 +5,31 @@ Letters: k the tasks that read the features z; B rows of z, D features; C output
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from mtlkit.gradients.linear import LinearNode
+from mtlkit.gradients.losses import Unit
+from mtlkit.gradients.walk import edge_of
 from mtlkit.strategies.rows import gramian_of
 
-__all__ = ["Columns", "DenseRows", "FactoredRows", "FeatureRows"]
+__all__ = ["Columns", "DenseRows", "FactoredRows", "FeatureRows", "some_within"]
+
+EVERY = slice(None)
+AT_ONCE = 2**18
+"""Bytes of gradients at the features that are written down at a time, where they are no more than passed through."""
 
 Given = tuple[list[Tensor], list[Tensor]]  # parameters, and what they are given
+
+
+def some_within(size: int) -> int:
+    """Return how many things of this many bytes are written down at a time: one at least."""
+    return max(1, AT_ONCE // size)
 
 
 class FeatureRows(Protocol):
@@ -32,8 +44,8 @@ class FeatureRows(Protocol):
     def gramian(self) -> Tensor:
         """Return the inner products ``[k, k]``, in float64 on the CPU."""
 
-    def rows(self) -> Tensor:
-        """Return the gradients ``[k, numel]``, in float32 at least."""
+    def rows(self, tasks: slice = EVERY) -> Tensor:
+        """Return the gradients ``[k, numel]``, in float32 at least; those of some of the tasks, if they are named."""
 
     def combined(self, factors: Sequence[float]) -> Tensor:
         """Return what z gets, of its shape and dtype, from a factor for each task of the step ``[K]``."""
@@ -74,9 +86,9 @@ class DenseRows:
         """Return the inner products ``[k, k]``, in float64 on the CPU."""
         return gramian_of(self.values)
 
-    def rows(self) -> Tensor:
-        """Return the gradients ``[k, numel]``, in float32 at least."""
-        return self.values
+    def rows(self, tasks: slice = EVERY) -> Tensor:
+        """Return the gradients ``[k, numel]``, in float32 at least; those of some of the tasks, if they are named."""
+        return self.values[tasks]
 
     def combined(self, factors: Sequence[float]) -> Tensor:
         """Return what z gets, of its shape and dtype, from a factor for each task of the step ``[K]``."""
@@ -99,6 +111,26 @@ class Columns(NamedTuple):
 
     layer: LinearNode
     owners: Sequence[tuple[int, int, int]]
+
+    @classmethod
+    def of(cls, unit: Unit, node: Node | None, uses: Mapping[Node, int]) -> Columns | None:
+        """Recognise the linear layer of a unit of the losses; None where the operation is another.
+
+        Args:
+            unit: The losses, which depend on the features by way of the operation.
+            node: The operation.
+            uses: How often each operation that the unit reaches is read.
+        """
+        layer = LinearNode.of(node)
+        if layer is None or not layer.is_alone(uses):
+            return None
+        if unit.bank is None:
+            return cls(layer, [(unit.tasks[0], 0, len(layer.weight))])
+        if edge_of(unit.bank.outputs) != (node, 0):
+            return None
+        return cls(
+            layer, [(task, start, unit.bank.width) for task, start in zip(unit.tasks, unit.bank.starts, strict=True)]
+        )
 
 
 class FactoredRows:
@@ -127,7 +159,9 @@ class FactoredRows:
         """Return the inner products ``[k, k]``, in float64 on the CPU."""
         (n_rows, n_features), n_outputs = self.z.shape, len(self.weights)
         if n_outputs * (n_rows + n_features) > n_rows * n_features:
-            return gramian_of(self.rows())
+            at_once = some_within(len(self.tasks) * n_features * self.back.element_size())
+            parts = [gramian_of(self._of(EVERY, back)) for back in self.back.split(at_once)]
+            return torch.stack(parts).sum(0)
         # tr((G_i W_i)' G_j W_j) = sum over outputs of (G_i' G_j) * (W_i W_j'): no gradient is written down.
         back, weights = self.back.double(), self.weights.double()
         products = ((back.t() @ back) * (weights @ weights.t())).cpu()  # [C, C]
@@ -138,14 +172,18 @@ class FactoredRows:
         chosen = torch.from_numpy(np.equal.outer(self.tasks, self.columns)).double()  # [k, C]
         return chosen @ products @ chosen.t()
 
-    def rows(self) -> Tensor:
-        """Return the gradients ``[k, numel]``."""
+    def rows(self, tasks: slice = EVERY) -> Tensor:
+        """Return the gradients ``[k, numel]``; those of some of the tasks, if they are named."""
+        return self._of(tasks, self.back)
+
+    def _of(self, tasks: slice, back: Tensor) -> Tensor:
+        """Return the gradients of some tasks at some rows of z, from what came back there ``[b, C]``."""
         if self.width is not None:
-            back = self.back.view(-1, len(self.tasks), self.width).transpose(0, 1)  # [k, B, C / k]
-            weights = self.weights.view(len(self.tasks), self.width, -1)  # [k, C / k, D]
+            back = back.view(-1, len(self.tasks), self.width)[:, tasks].transpose(0, 1)  # [k, b, C / k]
+            weights = self.weights.view(len(self.tasks), self.width, -1)[tasks]  # [k, C / k, D]
             return (back * weights if self.width == 1 else back @ weights).flatten(1)
-        own = [np.flatnonzero(self.columns == task) for task in self.tasks]
-        return torch.stack([(self.back[:, columns] @ self.weights[columns]).flatten() for columns in own])
+        own = [np.flatnonzero(self.columns == task) for task in self.tasks[tasks]]
+        return torch.stack([(back[:, columns] @ self.weights[columns]).flatten() for columns in own])
 
     def combined(self, factors: Sequence[float]) -> Tensor:
         """Return what z gets, of its shape and dtype, from a factor for each task of the step ``[K]``."""

@@ -12,7 +12,6 @@ from torch.utils.hooks import RemovableHandle
 
 from mtlkit.gradients.differentiation import differentiate, seed
 from mtlkit.gradients.feature_rows import Columns, DenseRows, FactoredRows, FeatureRows
-from mtlkit.gradients.linear import LinearNode
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.walk import Edge, Place, Reach, edge_of
 
@@ -63,7 +62,7 @@ def differentiate_at_once(
         for tap in taps:
             tap.remove()
     parts = [reading.taken(gradients) for reading in told]
-    own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in losses.each]
+    own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(losses.stacked))]
     for unit, each in zip(losses.units, leaves, strict=True):
         own[unit.tasks[0]] = _given(each, gradients)
     return HeadGradients(parts, own)
@@ -137,16 +136,10 @@ def _layers(z: Tensor, readers: Readers, units: Sequence[Unit], reached: Sequenc
         return []
     layers = []
     for number, node in readers:
-        layer, unit = LinearNode.of(node), units[number]
-        if layer is None or layer.weight.dtype != z.dtype or not layer.is_alone(reached[number].uses):
+        columns = Columns.of(units[number], node, reached[number].uses)
+        if columns is None or columns.layer.weight.dtype != z.dtype:
             return []
-        width = len(layer.weight)
-        columns = [(unit.tasks[0], 0, width)]
-        if unit.bank is not None:
-            if edge_of(unit.bank.outputs) != (node, 0):
-                return []
-            columns = [(t, start, unit.bank.width) for t, start in zip(unit.tasks, unit.bank.starts, strict=True)]
-        layers.append(Columns(layer, columns))
+        layers.append(columns)
     return layers
 
 
@@ -190,25 +183,37 @@ class _Taps:
     def __init__(self, z: Tensor, readers: Readers) -> None:
         self.z = z
         self.readers = readers
+        self.tasks = sorted({task for task, _ in readers})
+        self.heard: set[int] = set()
         self.places: list[Place] = [z]
         self.leaves: list[Tensor | None] = []
-        self.rows: dict[int, Tensor] = {}
 
     def begin(self) -> list[RemovableHandle]:
+        dtype = torch.promote_types(self.z.dtype, torch.float32)
+        self.values = torch.empty(len(self.tasks), self.z.numel(), dtype=dtype, device=self.z.device)
         return [node.register_hook(self._tap(task, node)) for task, node in self.readers]
 
     def _tap(self, task: int, node: Node) -> Callable[..., None]:
         own = edge_of(self.z)
         indices = [index for index, edge in enumerate(node.next_functions) if edge == own]
+        row = self.values[self.tasks.index(task)].view(self.z.shape)
 
         def hear(inputs: Sequence[Tensor | None], _: Sequence[Tensor | None]) -> None:
             for index in indices:
-                gradient, before = inputs[index], self.rows.get(task)
-                if gradient is not None:
-                    self.rows[task] = gradient if before is None else before + gradient
+                gradient = inputs[index]
+                if gradient is None:
+                    continue
+                if task in self.heard:
+                    row.add_(gradient)
+                else:
+                    row.copy_(gradient)
+                    self.heard.add(task)
 
         return hear
 
     def taken(self, gradients: Gradients) -> FeatureRows:
         next(gradients)  # of all tasks together
-        return DenseRows.of(self.z, self.rows)
+        heard = [task in self.heard for task in self.tasks]
+        if all(heard):
+            return DenseRows(self.z, self.tasks, self.values)
+        return DenseRows(self.z, [task for task in self.tasks if task in self.heard], self.values[heard])

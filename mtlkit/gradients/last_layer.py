@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from mtlkit.gradients.feature_rows import FeatureRows
+from mtlkit.gradients.feature_rows import FeatureRows, some_within
 from mtlkit.gradients.linear import LinearNode
 
 __all__ = ["rows_at_last_layer"]
@@ -29,26 +29,37 @@ def rows_at_last_layer(
         uses: For each operation behind the features, how often it is read.
     """
     layers = [_layer_of(z, weight, uses) for z in features]
-    rows: Tensor | None = None
+    for layer, z in zip(layers, features, strict=True):
+        if layer is None or layer.n_uses(uses) != len(features) or not z.dtype == layer.inputs.dtype == weight.dtype:
+            return None  # it is used elsewhere too
+    rows = weight.new_empty(n_tasks, *weight.shape)
     heard: set[int] = set()
     for layer, z, part in zip(layers, features, parts, strict=True):
-        if layer is None or layer.n_uses(uses) != len(features):
-            return None  # it is used elsewhere too
-        back = _before_activation(part.rows().view(len(part.tasks), *z.shape), z)  # [k, B, D]
-        inputs = layer.inputs
-        if not back.dtype == inputs.dtype == weight.dtype:
-            return None
-        if len(part.tasks) == n_tasks and len(features) == 1:
-            return (back.transpose(1, 2) @ inputs).flatten(1)
-        if rows is None:
-            rows = back.new_empty(n_tasks, *weight.shape)
-        for task, each in zip(part.tasks, back, strict=True):
+        if layer is not None:
+            _add(rows, heard, layer.inputs, z, part)
+    return rows.flatten(1)
+
+
+def _add(rows: Tensor, heard: set[int], inputs: Tensor, z: Tensor, part: FeatureRows) -> None:
+    """Add to the gradients ``[K, D, D before]`` what comes by one tensor of features; those not heard of yet are unset.
+
+    Args:
+        rows: The gradients.
+        heard: The tasks that have some already.
+        inputs: What went into the layer ``[B, D before]``.
+        z: What it made of them.
+        part: What comes back.
+    """
+    at_once = some_within(z.nbytes)
+    for first in range(0, len(part.tasks), at_once):
+        tasks = part.tasks[first : first + at_once]
+        back = _before_activation(part.rows(slice(first, first + at_once)).view(len(tasks), *z.shape), z)  # [k, B, D]
+        for task, each in zip(tasks, back, strict=True):
             if task in heard:
                 rows[task].addmm_(each.t(), inputs)
             else:
                 torch.mm(each.t(), inputs, out=rows[task])
-                heard.add(task)
-    return None if rows is None else rows.flatten(1)
+        heard.update(tasks)
 
 
 def _layer_of(z: Tensor, weight: Tensor, uses: Mapping[Node, int]) -> LinearNode | None:

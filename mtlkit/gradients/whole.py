@@ -11,7 +11,6 @@ from torch.autograd.graph import GradientEdge
 
 from mtlkit.gradients.differentiation import accumulate, differentiate, scaled, seed
 from mtlkit.gradients.feature_rows import Columns, FactoredRows
-from mtlkit.gradients.linear import LinearNode
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.walk import Reach, are_needed_later, edge_of, reach
 from mtlkit.strategies.rows import gramian_of
@@ -49,13 +48,15 @@ class Whole:
         for leaf in self.shared:
             dtype = torch.promote_types(dtype, leaf.dtype)
         size = sum(leaf.numel() for leaf in self.shared)
-        self.rows = torch.empty(len(losses.names), size, dtype=dtype, device=self.shared[0].device)  # [K, P]
-        self.own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in losses.names]  # each head's parameters, with dL_i/dp
+        self.rows = torch.empty(len(losses.stacked), size, dtype=dtype, device=self.shared[0].device)  # [K, P]
+        self.own: list[list[tuple[Tensor, Tensor]]] = [
+            [] for _ in range(len(losses.stacked))
+        ]  # each head's parameters, with dL_i/dp
         self.banks: list[FactoredRows] = []
         for unit, layer, each, keep in zip(units, layers, reached, are_needed_later(reached), strict=True):
             if layer is None:
                 (task,) = unit.tasks
-                seeds = seed(losses.each[task], loss_scale)
+                seeds = None if loss_scale == 1 else seed(losses.each[task], loss_scale)
                 self._take(task, each.leaves, differentiate([unit.root], [*each.leaves.values()], seeds, keep=keep))
             else:
                 self._take_bank(unit, layer, each.leaves, loss_scale, keep=keep)
@@ -77,18 +78,20 @@ class Whole:
         What comes back to the features from task i is G_i W_i: its columns of what comes back to the bank's outputs,
         times its rows of the weight.
         """
-        root, node = unit.root, layer.layer
-        seeds = None if unit.bank is None else torch.full_like(unit.bank.losses, loss_scale)
-        (back,) = torch.autograd.grad(root, GradientEdge(node.node, 0), seeds, retain_graph=True)
+        node = layer.layer
+        seeds = [] if unit.bank is None else [torch.full_like(unit.bank.losses, loss_scale)]
+        (back,) = differentiate([unit.root], [GradientEdge(node.node, 0)], seeds)
+        if back is None:
+            raise ValueError("the losses of a bank do not depend on its outputs")
         found = FactoredRows(node.inputs, [(layer, back)])
         self.banks.append(found)
         behind = {key: leaf for key, leaf in leaves.items() if leaf is not node.weight and leaf is not node.bias}
         below: Any = node.below
-        last = found.tasks[-1]
-        for task, row in zip(found.tasks, found.rows(), strict=True):
-            back = row.reshape(node.inputs.shape)
-            found_here = differentiate([GradientEdge(*below)], [*behind.values()], [back], keep=keep or task != last)
-            self._take(task, behind, found_here)
+        last = len(found.tasks) - 1
+        for number, task in enumerate(found.tasks):
+            row = found.rows(slice(number, number + 1)).view(node.inputs.shape)
+            gradients = differentiate([GradientEdge(*below)], [*behind.values()], [row], keep=keep or number < last)
+            self._take(task, behind, gradients)
 
     def gramian(self) -> Tensor:
         """Return the inner products of the tasks' gradients ``[K, K]``, in float64 on the CPU."""
@@ -124,8 +127,6 @@ def _layer(unit: Unit, reached: Reach) -> Columns | None:
     if bank is None or bank.outputs._backward_hooks:  # noqa: SLF001 - a hook may change what goes on
         return None
     edge = edge_of(bank.outputs)
-    layer = LinearNode.of(edge[0])
+    layer = Columns.of(unit, edge[0], reached.uses)
     beside = reach([edge_of(unit.root)], {edge}).leaves  # such as a penalty on weights
-    if layer is None or layer.weight.dtype != bank.outputs.dtype or not layer.is_alone(reached.uses) or beside:
-        return None
-    return Columns(layer, [(task, start, bank.width) for task, start in zip(unit.tasks, bank.starts, strict=True)])
+    return None if layer is None or beside or layer.layer.weight.dtype != bank.outputs.dtype else layer

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Rows", "gramian_of", "norms_of"]
+__all__ = ["Rows", "gramian_of", "norms_of_each"]
 
 
 class Rows(nn.Module):
@@ -67,12 +68,12 @@ def gramian_of(rows: Tensor) -> Tensor:
     return _products(scaled, _norms(scaled)) * scale * scale.T
 
 
-def norms_of(rows: Tensor) -> np.ndarray:
-    """Return the norms ``[K]`` of rows ``[K, P]`` in float64, each computed by itself, whatever their size."""
-    norms = _norms(rows)
+def norms_of_each(tensors: Sequence[Tensor]) -> np.ndarray:
+    """Return the norms of tensors of any shapes ``[K]`` in float64, whatever their size."""
+    norms: np.ndarray = torch.stack(torch._foreach_norm(list(tensors))).double().cpu().numpy()  # noqa: SLF001 - as torch.optim does
     if not _are_safe(norms):
-        scaled, scale = _scaled(rows)
-        norms = _norms(scaled) * scale.numpy()[:, 0]
+        scaled = [_scaled(each.reshape(1, -1)) for each in tensors]
+        norms = np.array([_norms(rows)[0] * scale.item() for rows, scale in scaled])
     return norms
 
 

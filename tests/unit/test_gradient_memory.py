@@ -1,0 +1,101 @@
+"""How much memory a backward pass takes at its peak, counted allocation by allocation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from mtlkit import backward
+from mtlkit.gradients.feature_rows import AT_ONCE
+from mtlkit.strategies import MGDA, MGDAUB, Fixed, GradNorm, Uncertainty
+
+TASKS, ROWS, INPUTS, WIDTH, CLASSES = 4, 256, 32, 128, 3
+
+
+class Model(nn.Module):
+    """An encoder whose activations weigh more than its parameters, as is usual; linear heads, or deeper ones."""
+
+    def __init__(self, *, deep):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(INPUTS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU())
+        make = (
+            (lambda: nn.Sequential(nn.Tanh(), nn.Linear(WIDTH, CLASSES))) if deep else lambda: nn.Linear(WIDTH, CLASSES)
+        )
+        self.heads = nn.ModuleList(make() for _ in range(TASKS))
+        self.rows = torch.randn(ROWS, INPUTS)
+        self.targets = [torch.randint(CLASSES, (ROWS,)) for _ in range(TASKS)]
+
+    def forward(self):
+        z = self.encoder(self.rows)
+        return z, [F.cross_entropy(head(z), target) for head, target in zip(self.heads, self.targets, strict=True)]
+
+    @property
+    def resident(self):
+        return self.rows.nbytes + sum(parameter.nbytes for parameter in self.parameters())
+
+    @property
+    def shared(self):
+        return sum(parameter.nbytes for parameter in self.encoder.parameters())
+
+
+def peak(model, backpropagate):
+    """Return the most bytes that there are at a time in a forward and a backward pass."""
+
+    def run():
+        z, losses = model()
+        backpropagate(z, losses)
+        del z, losses
+        model.zero_grad()
+
+    run()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert events
+    alive = most = model.resident
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        alive += event.nbytes()
+        most = max(most, alive)
+    return most
+
+
+def peaks(strategy, *, deep=False):
+    """Return the peak of the plain loop, and that with the strategy."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Model(deep=deep)
+    plain = peak(model, lambda z, losses: sum(losses).backward())
+    weighed = peak(model, lambda z, losses: backward(losses, strategy=strategy, features=z, shared=model.encoder))
+    return model, plain, weighed
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("strategy", [Fixed(TASKS), Uncertainty(TASKS, ["classification"] * TASKS)])
+def test_the_losses_alone_take_no_more_than_a_plain_pass(strategy, deep):
+    _, plain, weighed = peaks(strategy, deep=deep)
+    assert weighed <= 1.01 * plain
+
+
+def test_the_features_of_linear_heads_take_no_more_than_a_plain_pass():
+    _, plain, weighed = peaks(MGDAUB(TASKS))
+    assert weighed <= 1.05 * plain
+
+
+def test_the_features_of_other_heads_take_a_gradient_there_for_each_task():
+    _, plain, weighed = peaks(MGDAUB(TASKS), deep=True)
+    assert weighed - plain <= TASKS * ROWS * WIDTH * 4 * 1.01
+
+
+def test_the_last_layer_takes_a_gradient_there_for_each_task():
+    _, plain, weighed = peaks(GradNorm(TASKS))
+    assert weighed - plain <= TASKS * WIDTH * WIDTH * 4 + 2 * AT_ONCE
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_all_parameters_take_a_gradient_for_each_task(deep):
+    """And what a pass holds of its own while the graph is kept for the next one: two gradients as large as z here."""
+    model, plain, weighed = peaks(MGDA(TASKS), deep=deep)
+    assert weighed - plain <= TASKS * model.shared + 2 * ROWS * WIDTH * 4
