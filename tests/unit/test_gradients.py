@@ -421,6 +421,19 @@ def test_passes_accumulate(over):
 
 
 @pytest.mark.parametrize("over", MEASURED)
+def test_what_is_clipped_is_the_combination(over):
+    clipped = case(mixed_batches)
+    expected = clipped.combination(WEIGHTS)
+    norm = torch.cat([gradient.flatten() for gradient in expected]).norm()
+    clipped.backward(Constant(over=over))
+    torch.nn.utils.clip_grad_norm_(clipped.trained, 0.25 * norm)
+    found = torch.cat([parameter.grad.flatten() for parameter in clipped.trained])
+    torch.testing.assert_close(
+        found, 0.25 * torch.cat([gradient.flatten() for gradient in expected]), rtol=1e-5, atol=0
+    )
+
+
+@pytest.mark.parametrize("over", MEASURED)
 def test_a_preference_is_a_factor_on_each_weight(over):
     preferred = case()
     expected = preferred.combination([0.5 * 3, 2.0 * 0.1, 1.25 * 1])
