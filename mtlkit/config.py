@@ -187,8 +187,12 @@ class Training(Section):
     """Batches whose gradients are averaged before each step. The strategy is asked for weights, and adapts, at each."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """The largest norm of the model's gradient; a longer one is scaled down to it."""
-    precision: Literal["float32", "float64", "bfloat16"] = "float32"
-    """The dtype of weights and computation; `bfloat16` computes in it by autocast and keeps float32 weights."""
+    precision: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    """The dtype of weights and computation; `bfloat16` and `float16` compute in it by autocast and keep float32
+    weights. With `float16` the losses are scaled as well, and a step whose gradient overflows is skipped: for GPUs that
+    have no bfloat16."""
+    heads: Literal["weighted", "plain"] = "weighted"
+    """What a head gets: its loss's gradient times the weight, as the strategy says, or as it is (`plain`)."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """`auto` (CUDA where there is a GPU for it), `cpu`, `cuda` or `cuda:N`."""
     threads: Annotated[int, Field(ge=1)] | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -114,6 +114,7 @@ class Plan:
         accumulate: Backward passes in a step.
         clip_norm: The largest norm of the model's gradient, or None.
         autocast: The dtype to compute in by autocast, or None.
+        heads: Whether a head's gradient is weighted, or plain.
         log_every: Steps from one step record to the next.
         evaluate_every: Steps from one evaluation to the next.
         evaluation_batch_size: Rows in a batch of evaluation.
@@ -132,6 +133,7 @@ class Plan:
     accumulate: int = 1
     clip_norm: float | None = None
     autocast: torch.dtype | None = None
+    heads: Literal["weighted", "plain"] = "weighted"
     log_every: int = 10
     evaluate_every: int
     evaluation_batch_size: int = 512
@@ -156,6 +158,7 @@ class Experiment:
         mixing: Which source a pass draws from, by name; None where each draws from all.
         strategy: What weighs the losses.
         optimizer: It holds the parameters of the model and of the strategy.
+        scaler: What scales the losses, where they are backpropagated in float16.
         schedule: The learning rates over the run.
         plan: How long, how often.
         device: Where the model and the rows are.
@@ -168,6 +171,7 @@ class Experiment:
     mixing: Mixing | None = None
     strategy: Strategy
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
     schedule: Schedule
     plan: Plan
     device: torch.device

@@ -21,7 +21,7 @@ from mtlkit.resolve import Resolved
 
 __all__ = ["build"]
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32, "float16": torch.float32}
 
 
 def build(resolved: Resolved, pretrained: Mapping[str, Tensor] | None = None) -> Experiment:
@@ -78,6 +78,7 @@ def build(resolved: Resolved, pretrained: Mapping[str, Tensor] | None = None) ->
         mixing=mixing_of(resolved, tasks, groups),
         strategy=strategy,
         optimizer=optimizer_of(resolved, model, strategy),
+        scaler=torch.amp.GradScaler(device.type, enabled=plan.autocast is torch.float16),
         schedule=schedule_of(config),
         plan=plan,
         device=device,

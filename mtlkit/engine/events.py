@@ -75,6 +75,7 @@ class StepRecorded:
         gradient_norms: The norms of the unweighted gradients; empty where the strategy does not measure them.
         rows: How many rows with a label each task saw in this step; 0 for one that was absent.
         total_rows: How many since the run began.
+        skipped: How many steps were skipped since then, for gradients that overflowed in float16.
     """
 
     step: int
@@ -85,6 +86,7 @@ class StepRecorded:
     gradient_norms: Mapping[str, float]
     rows: Mapping[str, int]
     total_rows: Mapping[str, int]
+    skipped: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +32,10 @@ from mtlkit.experiment import Experiment
 from mtlkit.gradients import Measurement, backward
 from mtlkit.task import Split
 
-__all__ = ["fit", "forward_backward"]
+__all__ = ["LEAST_SCALE", "fit", "forward_backward"]
+
+LEAST_SCALE = 2.0**-10
+"""What the losses are scaled by at least in float16: a gradient that overflows even so is not one of precision."""
 
 
 def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopRequest) -> dict[str, TaskResult]:
@@ -53,10 +56,9 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
         each = [forward_backward(experiment, progress.step, number) for number in range(plan.accumulate)]
         passes = [one for one in each if one is not None]
         if passes:  # in a step that no task takes part in, nothing moves: weights, momenta, what a strategy knows
-            _check_and_clip_gradient(experiment, progress.step)
-            experiment.optimizer.step()
-            experiment.optimizer.zero_grad()
-            if experiment.strategy.watches_step:
+            is_taken = _take_step(experiment, progress.step)
+            progress.skipped += not is_taken
+            if is_taken and experiment.strategy.watches_step:
                 _observe(experiment, passes[-1].batches)
         progress.step += 1
         rows = _count_rows(experiment, passes, progress)
@@ -66,7 +68,7 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
             run.append("metrics.jsonl", {"event": "step", **vars(record)})
             run.append("timings.jsonl", {"step": progress.step, "seconds": time.perf_counter() - started})
             emit(record)
-        if plan.measure_every and progress.step % plan.measure_every == 0 and passes:
+        if plan.measure_every and progress.step % plan.measure_every == 0 and _were_measured(passes):
             sample = _sample(experiment, progress.step, passes[-1])
             run.append("metrics.jsonl", {"event": "gradients", **vars(sample)})
             emit(sample)
@@ -85,18 +87,36 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
     return _test(experiment, run, progress, emit)
 
 
-def _check_and_clip_gradient(experiment: Experiment, step: int) -> None:
+def _take_step(experiment: Experiment, step: int) -> bool:
+    """Clip the gradient and let the optimizer take its step; return whether it did.
+
+    It does not where the gradient overflows in float16: the losses are then scaled by less from the next step on.
+
+    Raises:
+        NonFiniteError: If the gradient is NaN or infinite otherwise, or whatever the losses are scaled by.
+    """
+    optimizer, scaler = experiment.optimizer, experiment.scaler
+    scaler.unscale_(optimizer)
     parameters = [p for p in experiment.model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    scale = scaler.get_scale()
     if norm.isfinite():
         if experiment.plan.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, experiment.plan.clip_norm, norm)
-        return
+    elif not scaler.is_enabled() or scale < LEAST_SCALE:
+        raise _non_finite(experiment, step)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    return scaler.get_scale() >= scale
+
+
+def _non_finite(experiment: Experiment, step: int) -> NonFiniteError:
     bad = [
         name for name, p in experiment.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
     ]
     where = f" of {', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}" if bad else ""  # noqa: PLR2004
-    raise NonFiniteError(
+    return NonFiniteError(
         f"Non-finite gradient{where}. It was found before step {step + 1}; the weights are as they were."
     )
 
@@ -155,6 +175,8 @@ def forward_backward(experiment: Experiment, step: int, number: int) -> _Pass | 
             preference=experiment.weights if index is None else experiment.weights[index],
             tasks=index,
             scale=1 / plan.accumulate,
+            loss_scale=experiment.scaler,
+            heads=plan.heads,
             measure=plan.measure_over if measures else None,
             ahead=ahead,
             banks=made.bank_losses,
@@ -163,7 +185,7 @@ def forward_backward(experiment: Experiment, step: int, number: int) -> _Pass | 
         raise NonFiniteError(f"{error} It was found before step {step + 1}; the weights are as they were.") from None
     penalty = experiment.model.architecture.penalty()
     if penalty is not None:
-        penalty.div(plan.accumulate).backward()
+        experiment.scaler.scale(penalty.div(plan.accumulate)).backward()
     return _Pass(tasks, made.rows, measurement, batches)
 
 
@@ -232,7 +254,13 @@ def _record(
         gradient_norms=mean(norms),
         rows=rows,
         total_rows=progress.rows,
+        skipped=progress.skipped,
     )
+
+
+def _were_measured(passes: Sequence[_Pass]) -> bool:
+    """Return whether there was a pass, and gradients that did not overflow."""
+    return bool(passes) and passes[-1].measured.gramian is not None
 
 
 def _sample(experiment: Experiment, step: int, last: _Pass) -> GradientsMeasured:

@@ -30,6 +30,7 @@ class Progress:
         best_score: Their score; lower is better.
         first_losses: Each task's loss at the first evaluation, which later ones are relative to.
         rows: How many rows with a label each task saw.
+        skipped: Steps that were skipped, for gradients that overflowed in float16.
     """
 
     step: int = 0
@@ -37,6 +38,7 @@ class Progress:
     best_score: float | None = None
     first_losses: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
 
     @classmethod
     def restore(cls, experiment: Experiment, run: RunFolder) -> Progress:
@@ -56,6 +58,7 @@ class Progress:
         state = checkpoint.load_state(folder)
         try:
             experiment.optimizer.load_state_dict(state["optimizer"])
+            experiment.scaler.load_state_dict(state["scaler"])
             experiment.strategy.load_state_dict(state["strategy"])
             for stream, saved in zip(experiment.streams, state["streams"], strict=True):
                 stream.restore(saved)
@@ -75,6 +78,7 @@ class Progress:
         return {
             "progress": asdict(self),
             "optimizer": experiment.optimizer.state_dict(),
+            "scaler": experiment.scaler.state_dict(),
             "strategy": experiment.strategy.state_dict(),
             "streams": [stream.state() for stream in experiment.streams],
             "random": random,

@@ -34,7 +34,7 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
     preference: Tensor | None = None,
     tasks: Tensor | None = None,
     scale: float = 1.0,
-    loss_scale: float = 1.0,
+    loss_scale: float | torch.amp.GradScaler = 1.0,
     heads: Heads = "weighted",
     measure: Over | None = None,
     ahead: Outlook | None = None,
@@ -56,9 +56,9 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
             combines gradients itself is given them so scaled.
         tasks: The indices of the tasks present ``[K]``; None where all are.
         scale: A factor on everything that is added to ``.grad``, such as 1/n where n passes are accumulated.
-        loss_scale: A factor on the losses while they are backpropagated, for half precision: what
-            ``GradScaler.get_scale()`` says. ``.grad`` is left scaled by it, for ``GradScaler.step``; the strategy sees
-            gradients without it. Where they overflow, the strategy is not asked, and GradScaler skips the step.
+        loss_scale: A factor on the losses while they are backpropagated, for half precision, or the GradScaler that
+            knows it. ``.grad`` is left scaled by it, for ``GradScaler.step``; the strategy sees gradients without it.
+            Where they overflow, the strategy is not asked, and GradScaler skips the step.
         heads: Whether a head gets its loss's gradient ``weighted`` like the shared parameters, or ``plain``.
         measure: Where to measure the gradients for a strategy that needs none.
         banks: The losses of tasks whose heads are one linear layer; those in `losses` take the places that are left.
@@ -76,6 +76,8 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
     step = StepLosses.of(losses, banks, strategy, tasks, preference)
     with _autocast_off(step.stacked.device.type):
         values = step.stacked.detach()
+        if isinstance(loss_scale, torch.amp.GradScaler):
+            loss_scale = loss_scale.scale(values.new_ones(())).item()
         _check_finite("loss", step, values.tolist())
         seen = values.to(_device(strategy), torch.float64)
         over = measure if strategy.needs is Needs.LOSSES else strategy.over

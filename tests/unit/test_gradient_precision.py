@@ -123,8 +123,8 @@ def test_a_grad_scaler_takes_float16_where_float32_goes(strategy, heads):
             optimizer.zero_grad()
             z, losses = model(half if half is torch.float16 else None)
             before = [parameter.detach().clone() for parameter in (*model.parameters(), *own.parameters())]
-            scale = scaler.scale(torch.ones(())).item()
-            backward(losses, strategy=own, features=z, shared=model.encoder, loss_scale=scale)
+            scale = scaler.get_scale()
+            backward(losses, strategy=own, features=z, shared=model.encoder, loss_scale=scaler)
             scaler.step(optimizer)
             scaler.update()
             if half is torch.float16 and scaler.get_scale() < scale:

@@ -143,6 +143,30 @@ class TestGradients:
         assert_close(best(run.folder), expected)
 
 
+class TestHeads:
+    def test_get_the_weighted_gradient_or_the_plain_one(self, train):
+        moved = {}
+        for name, strategy, heads in (
+            ("weighted", {"name": "fixed", "alpha": [0.5, 2.0]}, {}),
+            ("plain", {"name": "fixed", "alpha": [0.5, 2.0]}, {"heads": "plain"}),
+            ("equal", "fixed", {}),
+        ):
+            run = train(
+                run={"name": name},
+                strategy=strategy,
+                training={"steps": 1, **heads},
+                optimizer=SGD,
+                checkpoints={"best": "last"},
+            )
+            moved[name] = best(run.folder)
+        is_head = {key: key.startswith("heads.") for key in moved["plain"]}
+        assert any(is_head.values())
+        for key, tensor in moved["plain"].items():
+            other, another = ("equal", "weighted") if is_head[key] else ("weighted", "equal")
+            torch.testing.assert_close(tensor, moved[other][key])
+            assert not torch.allclose(tensor, moved[another][key])
+
+
 class TestPrecision:
     @pytest.mark.parametrize("strategy", ["fixed", "uncertainty", "gradnorm"])
     @pytest.mark.parametrize(

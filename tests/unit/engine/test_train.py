@@ -95,6 +95,7 @@ class TestRecords:
                     "gradient_norms",
                     "rows",
                     "total_rows",
+                    "skipped",
                 }
             else:
                 assert set(record) == {"event", "step", "epoch", "split", "tasks"}
