@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mtlkit.engine import checkpoint
+from mtlkit.engine.checkpoint import writing
 from mtlkit.errors import CheckpointError, StorageError
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
@@ -282,7 +283,7 @@ class TestFailedWrite:
         def refuse(_, path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-        monkeypatch.setattr(checkpoint, "save_file", refuse)
+        monkeypatch.setattr(writing, "save_file", refuse)
 
     @pytest.mark.usefixtures("full_disk")
     def test_says_which_file_and_why(self, tmp_path, model):
@@ -318,7 +319,7 @@ class TestFailedWrite:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(checkpoint, "save_file", interrupt)
+        monkeypatch.setattr(writing, "save_file", interrupt)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(saved, step=8, model=model)
         assert list(saved.parent.iterdir()) == [saved]

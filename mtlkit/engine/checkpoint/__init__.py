@@ -1,0 +1,13 @@
+"""Checkpoints: folders of safetensors and JSON with a manifest of hashes. There is no pickle, so none can run code.
+
+``weights.safetensors`` holds the model, ``state.safetensors`` and ``state.json`` everything else that the run needs to
+go on bit for bit, ``manifest.json`` the schema version, the step, and the SHA-256 of each file. A checkpoint is written
+to a temporary sibling and renamed when it is whole.
+"""
+
+from mtlkit.engine.checkpoint.manifest import SCHEMA_VERSION
+from mtlkit.engine.checkpoint.place import recover
+from mtlkit.engine.checkpoint.reading import load_state, load_weights, read_weights, verify
+from mtlkit.engine.checkpoint.writing import save
+
+__all__ = ["SCHEMA_VERSION", "load_state", "load_weights", "read_weights", "recover", "save", "verify"]
