@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from mtlkit.banks import row_losses
 from mtlkit.config import Evaluation
 from mtlkit.data.row_format import item_of
 from mtlkit.data.splits import carve
@@ -323,6 +324,35 @@ def loss_is_a_mean_over_rows(subject: Subject) -> None:
         "Return the mean over the rows, reduction='mean': weights and learning rates are set for that, and evaluation "
         "averages batches of unequal size by it.",
     )
+
+
+@CHECKS
+def row_losses_make_up_the_loss(subject: Subject) -> None:
+    """Where it gives row_losses(), their mean over any rows is the loss of these rows."""
+    bench = bench_of(subject)
+    paid_by = row_losses(bench.task)
+    if paid_by is None:
+        return
+    output, target = bench.run(bench.head()), bench.target
+    outputs, targets = torch.stack([output, output.flip(0)], 1), torch.stack([target, target.flip(0)], 1)
+    with asking(f"row_losses(), given two tasks' outputs {list(outputs.shape)} and targets {list(targets.shape)},"):
+        paid: object = paid_by(outputs, targets)
+    shape = list(paid.shape) if isinstance(paid, Tensor) else type(paid).__name__
+    require(
+        isinstance(paid, Tensor) and shape == [len(target), 2],
+        f"row_losses() returned {shape} for two tasks' outputs {list(outputs.shape)} and targets {list(targets.shape)}",
+        "It returns what each row pays for each task, [B, K].",
+    )
+    assert isinstance(paid, Tensor)  # noqa: S101 - for the type checker
+    for which, rows in {"all": slice(None), "some": slice(0, max(1, len(target) // 3))}.items():
+        for task in range(2):
+            loss, mean = bench.loss(outputs[rows, task], targets[rows, task]).item(), paid[rows, task].mean().item()
+            require(
+                _is_close(loss, mean),
+                f"The loss of {which} rows is {loss:.6g}, and the mean of what row_losses() says of them {mean:.6g}",
+                "Tasks that are computed together pay what row_losses() says: it is the loss, row by row. Leave it out "
+                "where the loss is no mean over rows.",
+            )
 
 
 @CHECKS

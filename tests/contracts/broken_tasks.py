@@ -627,6 +627,33 @@ class SumLoss(Price):
         return F.mse_loss(output, target, reduction="sum")
 
 
+class OtherRows(Price):
+    """Rows that pay something else than the loss says."""
+
+    @staticmethod
+    def row_losses(output, target):
+        return (output - target).abs().mean(2)
+
+
+class MeanRows(Price):
+    """One loss for all rows, where each row's is asked for."""
+
+    @staticmethod
+    def row_losses(output, target):
+        return F.mse_loss(output, target)
+
+
+class BatchRows(Price):
+    """What a row pays depends on the rows beside it."""
+
+    def loss(self, output, target):
+        return F.mse_loss(output, target)
+
+    @staticmethod
+    def row_losses(output, target):
+        return F.mse_loss(output, target).expand(target.shape[:2]) + 0 * output.mean(2)
+
+
 class DetachedLoss(Price):
     """The loss depends on nothing."""
 
