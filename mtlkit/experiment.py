@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from mtlkit.banks import Bank
 from mtlkit.data.mixing import Mixing
@@ -84,6 +85,7 @@ class SourceGroup:
         held_out: The batches that a strategy looks ahead to: training rows too, in an order of their own; None where it
             does not look ahead.
         banks: Tasks among them whose heads are computed as one in training.
+        row_weights: How often each training row is drawn ``[N]``, in proportion; None where all are as often.
     """
 
     name: str
@@ -96,6 +98,7 @@ class SourceGroup:
     origin: tuple[str, ...]
     held_out: Stream | None = None
     banks: Sequence[Bank] = ()
+    row_weights: Tensor | None = None
 
     @cached_property
     def alone(self) -> tuple[int, ...]:

@@ -87,7 +87,7 @@ def _group(
     order = functools.partial(Order, seed=derived_seed(config.run.seed, "rows", *origin), weights=weights)
     stream = stream_of(train, order, batch_size=batch_size)
     row = described(splits) or describe(readers)
-    return SourceGroup(first.label, tuple(members), readers, row, stream, complete, source, origin)
+    return SourceGroup(first.label, tuple(members), readers, row, stream, complete, source, origin, row_weights=weights)
 
 
 def _batch_size(resolved: Resolved, tasks: Sequence[BoundTask], members: Sequence[int]) -> int:

@@ -49,18 +49,31 @@ class Labels(NamedTuple):
         about: What to call it in a finding.
         columns: The targets in each split ``[N, *]``.
         labelled: Which rows have a label ``[N]``.
+        drawn: How often each training row is drawn, of 1 on average ``[N]``; None where all are as often.
     """
 
     bound: BoundTask
     about: tuple[str, ...]
     columns: dict[str, Tensor]
     labelled: dict[str, Tensor]
+    drawn: Tensor | None = None
 
     def classes(self, split: str) -> Tensor:
         """Return the classes of all labelled entries of a split, one after another."""
         column = self.columns[split][self.labelled[split]].flatten()
         known = ~column.isnan() if column.is_floating_point() else column != self.bound.task.missing
         return column[known].long()
+
+    def class_counts(self, n_classes: int) -> Tensor:
+        """Return how many training entries have each class ``[n_classes]``, in float64, counted as often as drawn."""
+        column = self.columns["train"][self.labelled["train"]]
+        classes = column.nan_to_num(-1).long() if column.is_floating_point() else column
+        known = (classes >= 0) & (classes < n_classes)
+        often = torch.ones(len(column), dtype=torch.float64)
+        if self.drawn is not None:
+            often = self.drawn[self.labelled["train"]]
+        each = often.reshape(-1, *[1] * (classes.ndim - 1)).expand_as(classes)
+        return torch.bincount(classes[known], weights=each[known], minlength=n_classes)
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,7 @@ class Examined:
                 columns = {name: split.targets[bound.task.target] for name, split in splits.items()}
                 with bound.blame("labelled()"):
                     labelled = {name: bound.task.labelled(column) for name, column in columns.items()}
-                found[index] = Labels(bound, (bound.label,), columns, labelled)
+                found[index] = Labels(bound, (bound.label,), columns, labelled, _drawn(group, len(splits["train"])))
         return [found[index] for index in sorted(found)]
 
     @functools.cached_property
@@ -119,6 +132,12 @@ class Examined:
     def hashes(self) -> list[dict[str, list[bytes]]]:
         """The hash of the inputs of each row, for each source and split."""
         return [{name: list(_hashed(split)) for name, split in splits.items()} for splits in self.splits]
+
+
+def _drawn(group: SourceGroup, rows: int) -> Tensor | None:
+    """Return how often each training row that is looked at is drawn, of 1 on average over all rows."""
+    weights = group.row_weights
+    return None if weights is None else (weights / weights.mean())[evenly(len(weights), rows)]
 
 
 def _some(split: Split | Reader) -> Split:

@@ -99,8 +99,7 @@ def classes_are_trained(examined: Examined) -> Iterator[Finding]:
 def classes_are_balanced(examined: Examined) -> Iterator[Finding]:
     """No class is very rare among the training rows."""
     for labels, n_classes in _classifications(examined):
-        classes = labels.classes("train")
-        counts = torch.bincount(classes[(classes >= 0) & (classes < n_classes)], minlength=n_classes)
+        counts = labels.class_counts(n_classes)
         rare = ((counts > 0) & (counts < RARE * counts.max())).nonzero().flatten().tolist()
         if rare:
             told = ", ".join(f"{index} ({int(counts[index])})" for index in rare[:5])

@@ -18,6 +18,7 @@ from mtlkit.findings import Level
 if TYPE_CHECKING:
     from mtlkit.audit import Audit
     from mtlkit.audit.trial import Cost
+    from mtlkit.experiment import Experiment, SourceGroup
 
 __all__ = ["check"]
 
@@ -45,12 +46,13 @@ def check(output: Output, config: Path, overrides: tuple[str, ...], *, discover:
     resolved, experiment, audit = app.inspect(document, registry=discover())
     parameters = sum(p.numel() for p in experiment.model.parameters())
     shared = sum(p.numel() for p in experiment.model.shared_parameters())
-    tasks = []
+    tasks: list[dict[str, Any]] = []
     for number, group in enumerate(experiment.groups, 1):
         for index in group.tasks:
             bound = experiment.tasks[index]
             rows = {name: row_count(split) for name, split in group.splits.items()}
-            tasks.append({"task": bound.label, "source": number, "batch_size": group.stream.batch_size, **rows})
+            size, drawn = group.stream.batch_size, _drawn(experiment, group)
+            tasks.append({"task": bound.label, "source": number, "batch_size": size, **rows, "drawn": drawn})
     plan, by_label = experiment.plan, {told["task"]: told for told in audit.tasks}
     output.result(
         {
@@ -64,8 +66,24 @@ def check(output: Output, config: Path, overrides: tuple[str, ...], *, discover:
             **audit.to_dict(),
         },
         Table(
-            ["task", ">source", ">batch", ">train", ">validation", ">test", "labels in training"],
-            [[*map(_told_value, row.values()), _balance(by_label[row["task"]])] for row in tasks],
+            [
+                "task",
+                ">source",
+                ">batch",
+                ">train",
+                ">validation",
+                ">test",
+                *(["drawn"] if experiment.mixing else []),
+                "labels in training",
+            ],
+            [
+                [
+                    *(_told_value(value) for key, value in row.items() if key != "drawn"),
+                    *([_share(row["drawn"])] if experiment.mixing else []),
+                    _balance(by_label[row["task"]]),
+                ]
+                for row in tasks
+            ],
         ),
         *_told(audit, output),
         f"{parameters:,} parameters, {shared:,} of them shared; {plan.steps} steps, {plan.steps_per_epoch} an epoch; "
@@ -75,6 +93,20 @@ def check(output: Output, config: Path, overrides: tuple[str, ...], *, discover:
     )
     if audit.has_errors:
         sys.exit(DataError.exit_code)
+
+
+def _drawn(experiment: Experiment, group: SourceGroup) -> dict[str, float] | None:
+    """Return how likely a pass of the first and of the last step draws from a source; None where each does from all."""
+    if experiment.mixing is None:
+        return None
+    steps = experiment.plan.steps
+    at = {"first": 0, "last": steps - 1}
+    return {name: experiment.mixing.probabilities(step, steps)[group.name] for name, step in at.items()}
+
+
+def _share(drawn: dict[str, float]) -> str:
+    first, last = (f"{100 * drawn[which]:.3g}" for which in ("first", "last"))
+    return f"{first} %" if first == last else f"{first} to {last} %"
 
 
 def _told_value(value: object) -> str:

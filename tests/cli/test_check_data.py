@@ -67,3 +67,29 @@ def test_json_holds_every_check_with_its_level(check):
     assert levels["inputs_are_finite"] == "ok"
     assert told["cost"]["seconds"] > 0
     assert sum(told["labels"][0]["classes"]) == told["labels"][0]["train"] == 70
+
+
+class TestMixing:
+    """Of two sources."""
+
+    SETTINGS = ("tasks=[{name: digit}, {name: rotation, batch_size: 128}]", "encoder.layers=[8]")
+
+    def drawn(self, mtlkit, mixing):
+        done = mtlkit("check", "run.yaml", *self.SETTINGS, f"mixing={mixing}", "--json")
+        assert done.exit_code == 0, done.output
+        return {task["task"]: task["drawn"] for task in json.loads(done.output)["tasks"]}
+
+    def test_says_how_often_each_source_is_drawn(self, mtlkit):
+        told = self.drawn(mtlkit, "{name: ratios, ratios: {digit: 1, rotation: 3}}")
+        assert told == {"digit": {"first": 0.25, "last": 0.25}, "rotation": {"first": 0.75, "last": 0.75}}
+        shown = mtlkit("check", "run.yaml", *self.SETTINGS, "mixing={name: ratios, ratios: {digit: 1, rotation: 3}}")
+        assert "drawn" in shown.output
+        assert "75 %" in shown.output
+
+    def test_says_how_that_changes(self, mtlkit):
+        digit = self.drawn(mtlkit, "annealed")["digit"]
+        assert digit["first"] < digit["last"] < 0.5
+
+    def test_says_nothing_where_each_step_draws_from_all(self, mtlkit):
+        assert set(self.drawn(mtlkit, "all").values()) == {None}
+        assert "drawn" not in mtlkit("check", "run.yaml", *self.SETTINGS).output

@@ -233,6 +233,16 @@ def test_a_rare_class(audit):
     assert "1 of 3 classes are rare: class 2 (2), against" in finding.what
 
 
+def test_a_rare_class_that_is_drawn_as_often_as_the_others(audit):
+    def spoil(made):
+        kind = made["train"]["kind"]
+        kind[kind == 2] = 0
+        kind[:2] = 2
+
+    balanced = [{"name": name, "sampling": {"balanced": "kind"}} for name in ("kind", "number")]
+    assert "classes_are_balanced" not in found(audit(spoil, tasks=balanced))
+
+
 def test_targets_that_are_all_the_same(audit):
     (finding,) = found(audit(setting("train", "number", slice(None), 1.5)))["targets_vary"]
     assert finding.what == "all 200 labelled training rows have the target 1.5"
