@@ -10,6 +10,7 @@ from typing import Any
 import pluggy
 import torch
 
+from mtlkit.data.generators import kept_generators
 from mtlkit.engine.events import (
     CheckpointWritten,
     EpochFinished,
@@ -110,7 +111,7 @@ class HookListener:
         for record, manager in self._plugins:
             try:
                 # What one changes in the event is for itself alone, and what it draws at random is drawn aside.
-                with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+                with kept_generators([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
                     getattr(manager.hook, hook)(event=copy.deepcopy(event))
             except KeyboardInterrupt:
                 raise

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mtlkit.data.generators import generator_states, restore_generators, seed_generators
 from mtlkit.engine import checkpoint
 from mtlkit.engine.events import TaskResult
 from mtlkit.engine.run import RunFolder
@@ -52,7 +53,8 @@ class Progress:
             warnings.warn(f"{error} Going on from {folder}, which is older.", stacklevel=2)
         if folder is None:
             run.truncate({})
-            torch.manual_seed(experiment.plan.seed)
+            seed_generators(experiment.plan.seed)
+            torch.manual_seed(experiment.plan.seed)  # on every device
             return cls()
         checkpoint.load_weights(folder, experiment.model)
         state = checkpoint.load_state(folder)
@@ -62,26 +64,21 @@ class Progress:
             experiment.strategy.load_state_dict(state["strategy"])
             for stream, saved in zip(experiment.streams, state["streams"], strict=True):
                 stream.restore(saved)
-            torch.set_rng_state(state["random"]["cpu"])
-            if "cuda" in state["random"] and experiment.device.type == "cuda":
-                torch.cuda.set_rng_state(state["random"]["cuda"], experiment.device)
+            restore_generators(state["random"], experiment.device)
             run.truncate(state["records"])
             return cls(**state["progress"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"The state in {folder} is not this run's: {error}.") from error
 
     def state(self, experiment: Experiment, run: RunFolder) -> dict[str, Any]:
         """Return everything that a checkpoint holds beside the model's weights."""
-        random = {"cpu": torch.get_rng_state()}
-        if experiment.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(experiment.device)
         return {
             "progress": asdict(self),
             "optimizer": experiment.optimizer.state_dict(),
             "scaler": experiment.scaler.state_dict(),
             "strategy": experiment.strategy.state_dict(),
             "streams": [stream.state() for stream in experiment.streams],
-            "random": random,
+            "random": generator_states(experiment.device),
             "records": run.sizes(),
         }
 

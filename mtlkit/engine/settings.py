@@ -1,4 +1,4 @@
-"""PyTorch's global settings, set for the length of a run and put back after it."""
+"""Global settings and random numbers, set for the length of a run and put back after it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from mtlkit.data.generators import kept_generators
 from mtlkit.experiment import Experiment
 
 __all__ = ["run_settings"]
@@ -24,7 +25,7 @@ def run_settings(experiment: Experiment) -> Iterator[None]:
         os.environ.setdefault(
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
         )  # read when CUDA starts; see torch's notes on randomness
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with kept_generators([device] if device.type == "cuda" else []):
         try:
             torch.set_num_threads(plan.threads or threads)
             if plan.deterministic:

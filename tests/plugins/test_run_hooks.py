@@ -149,10 +149,12 @@ class TestWhatTheyHear:
     def test_can_draw_at_random_without_a_trace(self, track, settings):
         settings |= {"encoder": {"layers": [4], "dropout": 0.5}}
         undisturbed = package.train(settings | {"run": {"name": "undisturbed", "dir": "runs"}, "hooks": []})
-        track("import torch\n" + text(**dict.fromkeys(HOOKS, "torch.manual_seed(5)")))
+        seeds = "torch.manual_seed(5), random.seed(5), numpy.random.seed(5)"
+        track("import random, numpy, torch\n" + text(**dict.fromkeys(HOOKS, seeds)))
         run = package.train(settings)
         assert run.hook_failures == []
-        assert (run.folder / "metrics.jsonl").read_bytes() == (undisturbed.folder / "metrics.jsonl").read_bytes()
+        for name in ("metrics.jsonl", "checkpoints/step-000004/state.safetensors"):
+            assert (run.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
 
     def test_is_heard_by_a_module_too_which_takes_no_options(self, track, settings, folder, refused):
         module = "import mtlkit\ntold = []\n@mtlkit.hookimpl\ndef mtlkit_run_finished(event):\n    told.append(event)\n"

@@ -2,13 +2,16 @@
 
 import json
 import os
+import random
 import shlex
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import mtlkit
@@ -97,6 +100,27 @@ class TestBySignal:
         whole = train(run={"name": "whole"}, **RUN)
         stop(step, run={"name": "stopped"}, **RUN)
         assert outcome(train(run={"name": "stopped"}, resume=True, **RUN).folder) == outcome(whole.folder)
+
+    @pytest.mark.parametrize(
+        "draw",
+        [
+            random.random,
+            lambda: random.gauss(0, 1),  # two at a time, so that one is left over
+            np.random.rand,
+            np.random.standard_normal,
+            lambda: torch.rand(()),
+        ],
+        ids=["python", "python's gauss", "numpy", "numpy's normal", "torch"],
+    )
+    def test_with_a_task_that_draws_random_numbers(self, train, stop, toy, draw):
+        class Drawing(toy.Side):
+            def loss(self, output, target):
+                return super().loss(output, target) * (1 + 0.1 * draw())
+
+        whole = train(run={"name": "whole"}, tasks_given={"side": Drawing}, **RUN)
+        stop(5, run={"name": "stopped"}, tasks_given={"side": Drawing}, **RUN)
+        resumed = train(run={"name": "stopped"}, tasks_given={"side": Drawing}, resume=True, **RUN)
+        assert outcome(resumed.folder) == outcome(whole.folder)
 
     def test_again_and_again(self, train, stop):
         whole = train(run={"name": "whole"}, **RUN)
