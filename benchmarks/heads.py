@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 import mtlkit
 from mtlkit import banks
-from mtlkit.engine.loop import forward_backward
+from mtlkit.engine.step import forward_backward
 from mtlkit.registry import Record, Registry
 
 ROWS, INPUTS, BATCH, WARMUP = 4096, 27, 256, 3

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import mtlkit
-from mtlkit.engine.loop import forward_backward
+from mtlkit.engine.step import forward_backward
 
 STEPS = 30
 TASKS = ["digit", "parity", "rotation", "denoise"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.engine.forward import TaskBatch, forward
-from mtlkit.engine.loop import forward_backward
+from mtlkit.engine.step import forward_backward
 from mtlkit.errors import NonFiniteError
 from mtlkit.experiment import Experiment
 from mtlkit.strategies.base import Needs, Strategy

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import mtlkit
 from mtlkit import banks, heads
 from mtlkit.engine.events import StepFinished
-from mtlkit.engine.loop import forward_backward
+from mtlkit.engine.step import forward_backward
 from mtlkit.errors import PluginError
 
 UNBANKED = 10**6

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from mtlkit.engine import checkpoint
-from mtlkit.engine.loop import LEAST_SCALE
+from mtlkit.engine.step import LEAST_SCALE
 from mtlkit.errors import NonFiniteError, Stopped
 
 HALF = {"precision": "float16"}
