@@ -4,15 +4,49 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
-__all__ = ["dumps"]
+__all__ = ["dumps", "loads"]
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
     """Return plain data as JSON."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def loads(raw: bytes, *, constants: bool = False) -> Any:
+    """Return the plain data of a JSON text, which may be a stranger's.
+
+    Args:
+        raw: The text in UTF-8.
+        constants: Take NaN, Infinity and -Infinity for numbers, as Python writes them.
+
+    Raises:
+        ValueError: If it is not JSON, or names a key twice in one mapping, or is too deep to be read.
+    """
+    refused: dict[str, Any] = {} if constants else {"parse_constant": _refuse_constant}
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_mapping, **refused)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from error
+    except RecursionError as error:
+        raise ValueError("it is too deep") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from error
+
+
+def _mapping(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in mapping:
+            raise ValueError(f"it has the key {key!r:.100} twice")
+        mapping[key] = value
+    return mapping
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _finite(value: Any) -> Any:

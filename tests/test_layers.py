@@ -63,7 +63,7 @@ MAY_IMPORT = {
     **dict.fromkeys(SHAPE, {"errors"} | SHAPE),
     **dict.fromkeys(NAMES, ROOTS | SHAPE | NAMES),
     **dict.fromkeys(MATHS, {"errors"} | MATHS),
-    "engine": {"errors", "plainjson", "engine"} | MATHS,
+    "engine": {"_version", "errors", "plainjson", "engine"} | MATHS,
     "resolve": BELOW_ASSEMBLE,
     "finetune": BELOW_ASSEMBLE | {"resolve"},
     "assemble": BELOW_ASSEMBLE | {"assemble", "resolve", "finetune"},

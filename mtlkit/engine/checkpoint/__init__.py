@@ -1,8 +1,8 @@
 """Checkpoints: folders of safetensors and JSON with a manifest of hashes. There is no pickle, so none can run code.
 
 ``weights.safetensors`` holds the model, ``state.safetensors`` and ``state.json`` everything else that the run needs to
-go on bit for bit, ``manifest.json`` the schema version, the step, and the SHA-256 of each file. A checkpoint is written
-to a temporary sibling and renamed when it is whole.
+go on bit for bit, ``manifest.json`` the schema version, the mtlkit that wrote it, the step, and the size and SHA-256 of
+each file. A checkpoint is written to a temporary sibling and renamed when it is whole.
 """
 
 from mtlkit.engine.checkpoint.manifest import SCHEMA_VERSION

@@ -1,47 +1,141 @@
-"""Nested state as plain JSON beside a flat mapping of tensors, and back.
+"""Nested state as plain JSON beside a flat mapping of tensors, and back, bit for bit.
 
-JSON has no tuples, no tensors, and no dicts with integer keys, all of which optimizers keep in their state: each is
-written as a mapping with one key that starts with '$'.
+JSON has no tuples, no tensors, no NaN and infinity, no dicts with keys other than strings, and in most readers no large
+integers. Each is written as a mapping with one key that starts with '$'::
+
+    {"$tensor": "0"}                    the tensor of this name
+    {"$tuple": [1, 2]}                  (1, 2)
+    {"$items": [[0, "a"], [1, "b"]]}    {0: "a", 1: "b"}; also where a string key starts with '$'
+    {"$float": "7ff8000000000000"}      a float that is not finite, by its bits
+    {"$int": "-10000000000000000"}      an integer of more than 64 bits, in base 16
 """
 
 from __future__ import annotations
 
+import math
+import re
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["pack", "unpack"]
+__all__ = ["MAX_DEPTH", "pack", "unpack"]
+
+MAX_DEPTH = 50
+"""How deep a state can be nested: as deep as a configuration."""
+
+_LARGE = 2**63
+_MAX_DIGITS = 20_000  # of a large integer, in base 16
+_FLOAT = re.compile(r"[0-9a-f]{16}")
+_INT = re.compile(rf"-?[0-9a-f]{{16,{_MAX_DIGITS}}}")
 
 
-def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return nested dicts, lists and tuples as what JSON can hold, and put their tensors into `tensors` by name."""
+def pack(value: Any, tensors: dict[str, Tensor], *, depth: int = 0) -> Any:
+    """Return nested dicts, lists and tuples as what JSON can hold, and put their tensors into `tensors` by name.
+
+    Raises:
+        TypeError: If something in it can be held neither as JSON nor as a tensor.
+        ValueError: If it is nested too deep, or an integer is too large.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"A state is nested more than {MAX_DEPTH} deep.")
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value
         return {"$tensor": name}
     if isinstance(value, Mapping):
-        items = [[key, pack(item, tensors)] for key, item in value.items()]
+        items = [
+            [pack(key, tensors, depth=depth + 1), pack(item, tensors, depth=depth + 1)] for key, item in value.items()
+        ]
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return dict(items)
         return {"$items": items}
     if isinstance(value, tuple):
-        return {"$tuple": [pack(item, tensors) for item in value]}
+        return {"$tuple": [pack(item, tensors, depth=depth + 1) for item in value]}
     if isinstance(value, list):
-        return [pack(item, tensors) for item in value]
+        return [pack(item, tensors, depth=depth + 1) for item in value]
+    return _pack_plain(value)
+
+
+def unpack(value: Any, tensors: Mapping[str, Tensor], *, depth: int = 0) -> Any:
+    """Return what :func:`pack` was given.
+
+    Raises:
+        ValueError: If it is nothing that :func:`pack` returns, or a tensor is not there.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, list):
+        return [unpack(item, tensors, depth=depth + 1) for item in value]
+    if isinstance(value, dict):
+        kind = next((key for key in value if key.startswith("$")), None)
+        if kind is None:
+            return {key: unpack(item, tensors, depth=depth + 1) for key, item in value.items()}
+        if len(value) != 1:
+            raise ValueError(f"{kind!r:.50} stands beside other keys")
+        return _unpack_marked(kind, value[kind], tensors, depth)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number of JSON")
+    if isinstance(value, int) and abs(value) >= _LARGE:
+        raise ValueError("a number has more than 64 bits")
     return value
 
 
-def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Return what :func:`pack` was given; KeyError for a tensor that is not there."""
-    if isinstance(value, list):
-        return [unpack(item, tensors) for item in value]
-    if not isinstance(value, dict):
+def _pack_plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | str):
         return value
-    if "$tensor" in value:
-        return tensors[value["$tensor"]]
-    if "$tuple" in value:
-        return tuple(unpack(value["$tuple"], tensors))
-    if "$items" in value:
-        return {key: unpack(item, tensors) for key, item in value["$items"]}
-    return {key: unpack(item, tensors) for key, item in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
+    if isinstance(value, int):
+        if abs(value) < _LARGE:
+            return value
+        digits = f"{value:x}"
+        if not _INT.fullmatch(digits):
+            raise ValueError(f"An integer of {value.bit_length()} bits is too large for a checkpoint.")
+        return {"$int": digits}
+    raise TypeError(
+        f"A checkpoint cannot hold a {type(value).__name__}: {value!r:.100}. It holds tensors, numbers, strings and "
+        "None, in dicts, lists and tuples."
+    )
+
+
+def _unpack_marked(kind: str, value: Any, tensors: Mapping[str, Tensor], depth: int) -> Any:
+    """Return what a mapping stands for that has the one key `kind`."""
+    if kind == "$tensor" and isinstance(value, str):
+        if value not in tensors:
+            raise ValueError(f"the tensor {value!r:.50} is not there")
+        return tensors[value]
+    if kind == "$tuple" and isinstance(value, list):
+        return tuple(unpack(item, tensors, depth=depth + 1) for item in value)
+    if kind == "$items" and isinstance(value, list):
+        return _unpack_items(value, tensors, depth)
+    if kind == "$float" and isinstance(value, str) and _FLOAT.fullmatch(value):
+        number = struct.unpack(">d", bytes.fromhex(value))[0]
+        if not math.isfinite(number):
+            return number
+    if kind == "$int" and isinstance(value, str) and _INT.fullmatch(value):
+        integer = int(value, 16)
+        if abs(integer) >= _LARGE:
+            return integer
+    raise ValueError(f"{kind!r:.50} is followed by {value!r:.50}")
+
+
+def _unpack_items(items: list[Any], tensors: Mapping[str, Tensor], depth: int) -> dict[Any, Any]:
+    unpacked = {}
+    for item in items:
+        if not isinstance(item, list) or len(item) != 2:  # noqa: PLR2004 - a key and a value
+            raise ValueError(f"'$items' holds {item!r:.50}")
+        key = unpack(item[0], tensors, depth=depth + 1)
+        if not _is_key(key):
+            raise ValueError(f"a key is {key!r:.50}")
+        if key in unpacked:
+            raise ValueError(f"it has the key {key!r:.50} twice")
+        unpacked[key] = unpack(item[1], tensors, depth=depth + 1)
+    return unpacked
+
+
+def _is_key(key: Any) -> bool:
+    return (
+        all(map(_is_key, key)) if isinstance(key, tuple) else key is None or isinstance(key, bool | int | float | str)
+    )

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mtlkit.engine.checkpoint.manifest import SCHEMA_VERSION, file_hash
+from mtlkit.engine.checkpoint.manifest import Manifest, Vouched, stream_hash
 from mtlkit.engine.checkpoint.packing import pack
 from mtlkit.engine.checkpoint.place import replace
 from mtlkit.engine.storage import storage_errors, sync
@@ -49,16 +49,20 @@ def save(
                 tensors: dict[str, Tensor] = {}
                 plain = pack(state, tensors)
                 save_file(_separate(tensors), temporary / "state.safetensors")
-                (temporary / "state.json").write_text(json.dumps(plain), encoding="utf-8")
-            hashes = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
-            manifest = {"schema_version": SCHEMA_VERSION, "step": step, "sha256": hashes, "plugins": list(plugins)}
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+                (temporary / "state.json").write_text(json.dumps(plain, allow_nan=False), encoding="utf-8")
+            files = {path.name: _vouch(path) for path in temporary.iterdir()}
+            (temporary / "manifest.json").write_bytes(Manifest(step, files, plugins).to_bytes())
             for path in temporary.iterdir():
                 sync(path)
             replace(folder, temporary)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def _vouch(path: Path) -> Vouched:
+    with path.open("rb") as file:
+        return Vouched(path.stat().st_size, stream_hash(file))
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

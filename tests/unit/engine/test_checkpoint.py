@@ -1,6 +1,7 @@
 """Checkpoints: what is saved comes back, what was tampered with does not, and nothing is lost to a failed write."""
 
 import errno
+import hashlib
 import json
 import math
 import pickletools
@@ -163,7 +164,7 @@ class TestFiles:
     def test_weights_alone_have_no_state(self, tmp_path, model):
         checkpoint.save(tmp_path / "best", step=1, model=model)
         assert sorted(path.name for path in (tmp_path / "best").iterdir()) == ["manifest.json", "weights.safetensors"]
-        with pytest.raises(CheckpointError, match=r"state.*best"):
+        with pytest.raises(CheckpointError, match=r"best has no state"):
             checkpoint.load_state(tmp_path / "best")
 
     def test_are_the_same_bytes_each_time(self, tmp_path, saved, model):
@@ -188,7 +189,7 @@ class TestDamage:
     @pytest.mark.parametrize("name", ["weights.safetensors", "state.safetensors", "state.json"])
     def test_missing_file(self, saved, name):
         (saved / name).unlink()
-        with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        with pytest.raises(CheckpointError, match=f"{name}: No such file"):
             checkpoint.verify(saved)
 
     @pytest.mark.parametrize("name", ["weights.safetensors", "state.safetensors", "state.json"])
@@ -199,7 +200,7 @@ class TestDamage:
             checkpoint.verify(saved)
 
     def test_missing_folder_and_manifest(self, saved, tmp_path):
-        with pytest.raises(CheckpointError, match=r"nowhere.manifest\.json"):
+        with pytest.raises(CheckpointError, match=r"nowhere: No such file"):
             checkpoint.verify(tmp_path / "nowhere")
         (saved / "manifest.json").unlink()
         with pytest.raises(CheckpointError, match=r"manifest\.json: No such file"):
@@ -235,34 +236,64 @@ class TestDamage:
         with pytest.raises(CheckpointError, match=r"manifest\.json"):
             checkpoint.verify(saved)
 
-    @pytest.mark.parametrize("named", [[], ["state.json", "state.safetensors"]], ids=["nothing", "no weights"])
-    def test_manifest_that_does_not_vouch_for_the_weights(self, saved, named):
-        change_manifest(saved, lambda manifest: {**manifest, "sha256": {n: manifest["sha256"][n] for n in named}})
-        with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
+    @pytest.mark.parametrize(
+        ("kept", "missing"),
+        [([], "weights.safetensors"), (["state.json", "state.safetensors"], "weights.safetensors")]
+        + [
+            (["weights.safetensors", name], "one of state.json and state.safetensors")
+            for name in ("state.json", "state.safetensors")
+        ],
+    )
+    def test_manifest_that_does_not_vouch_for_all(self, saved, kept, missing):
+        change_manifest(saved, lambda manifest: {**manifest, "files": {n: manifest["files"][n] for n in kept}})
+        with pytest.raises(CheckpointError, match=f"does not vouch for {missing}|vouches for {missing}"):
             checkpoint.verify(saved)
 
-    @pytest.mark.parametrize("version", [0, 2, 99])
-    def test_other_schema_version(self, saved, version):
+    @pytest.mark.parametrize("version", [0, -1, True, "2", 2.0, None])
+    def test_schema_version_that_is_none(self, saved, version):
         change_manifest(saved, lambda manifest: {**manifest, "schema_version": version})
-        with pytest.raises(CheckpointError, match=f"schema version {version}, and this mtlkit reads version 1"):
+        with pytest.raises(CheckpointError, match=rf"manifest\.json is no manifest: its schema_version is {version!r}"):
+            checkpoint.verify(saved)
+
+    @pytest.mark.parametrize(
+        ("mtlkit", "needed"),
+        [
+            ("0.9.1", r"It needs mtlkit 0\.9\.1, which wrote it, or a newer one: pip install 'mtlkit>=0\.9\.1'"),
+            ("0.9'; rm -rf ~", r"does not say which mtlkit wrote it.* pip install --upgrade mtlkit\."),
+            (None, "does not say which mtlkit wrote it"),
+        ],
+    )
+    def test_newer_schema_version_says_what_it_needs(self, saved, mtlkit, needed):
+        change_manifest(saved, lambda manifest: {**manifest, "schema_version": 99, "mtlkit": mtlkit})
+        with pytest.raises(
+            CheckpointError, match=f"has schema version 99, and mtlkit .* reads versions 1 to 2.*{needed}"
+        ):
             checkpoint.verify(saved)
 
     def test_newer_schema_version_with_other_keys(self, saved):
-        (saved / "manifest.json").write_text('{"schema_version": 2, "files": []}', encoding="utf-8")
-        with pytest.raises(CheckpointError, match="schema version 2"):
+        (saved / "manifest.json").write_text('{"schema_version": 3, "contents": []}', encoding="utf-8")
+        with pytest.raises(CheckpointError, match="schema version 3"):
+            checkpoint.verify(saved)
+
+    def test_newer_schema_version_by_damage(self, saved):
+        path = saved / "manifest.json"
+        path.write_bytes(path.read_bytes().replace(b'"schema_version": 2', b'"schema_version": 3'))
+        with pytest.raises(CheckpointError, match=r"manifest\.json is damaged: its seal"):
             checkpoint.verify(saved)
 
     @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "folder/../../outside", "..", ".", "", "a\x00b"])
     def test_manifest_that_names_other_files(self, saved, name):
         (saved.parent / "outside").write_text("x", encoding="utf-8")
-        change_manifest(saved, lambda manifest: {**manifest, "sha256": {**manifest["sha256"], name: "0" * 64}})
-        with pytest.raises(CheckpointError, match="is missing from the checkpoint"):
+        entry = {"bytes": 1, "sha256": "0" * 64}
+        change_manifest(saved, lambda manifest: {**manifest, "files": {**manifest["files"], name: entry}})
+        with pytest.raises(CheckpointError, match=r"names the file .*, and a checkpoint has weights"):
             checkpoint.verify(saved)
 
     @pytest.mark.parametrize("state", [b"{", b'{"$tensor": "/nothing"}', b'{"$items": [1]}', b'{"$tuple": 3}', b"\xff"])
     def test_state_that_is_none(self, saved, state):
         (saved / "state.json").write_bytes(state)
-        with pytest.raises(CheckpointError, match="state"):
+        reseal(saved)
+        with pytest.raises(CheckpointError, match=r"state\.json is no state of a run"):
             checkpoint.load_state(saved)
 
     def test_weights_of_another_model(self, saved):
@@ -271,7 +302,8 @@ class TestDamage:
 
     def test_weights_that_are_no_safetensors(self, saved, model):
         (saved / "weights.safetensors").write_bytes(b"PK\x03\x04")
-        with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
+        reseal(saved)
+        with pytest.raises(CheckpointError, match=r"weights\.safetensors cannot be read as a file of safetensors"):
             checkpoint.load_weights(saved, model)
 
 
@@ -344,6 +376,21 @@ class TestFailedWrite:
 
 
 def change_manifest(folder, change):
-    """Rewrite a manifest."""
+    """Rewrite a manifest, and seal it again as whoever wrote it could."""
     path = folder / "manifest.json"
-    path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+    manifest = change(json.loads(path.read_text(encoding="utf-8")))
+    manifest["seal"] = manifest.pop("seal", "")
+    text = json.dumps(manifest | {"seal": "0" * 64}, indent=2) + "\n"
+    seal = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(text.replace("0" * 64 + '"\n}\n', seal + '"\n}\n'), encoding="utf-8")
+
+
+def reseal(folder):
+    """Have the manifest vouch for the files as they are."""
+
+    def vouch(manifest):
+        contents = {name: (folder / name).read_bytes() for name in manifest["files"]}
+        files = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in contents.items()}
+        return {**manifest, "files": files}
+
+    change_manifest(folder, vouch)

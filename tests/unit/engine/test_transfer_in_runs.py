@@ -120,7 +120,7 @@ class TestPretrained:
         manifest = json.loads((first / "best" / "manifest.json").read_text(encoding="utf-8"))
         assert environment["pretrained"] == {
             "path": str(first / "best" / "weights.safetensors"),
-            "sha256": manifest["sha256"]["weights.safetensors"],
+            "sha256": manifest["files"]["weights.safetensors"]["sha256"],
         }
 
     def test_a_path_is_relative_to_the_configuration_and_kept_whole(self, first, configure, registry_with, monkeypatch):
