@@ -145,6 +145,23 @@ class Stopped(MtlkitError):  # noqa: N818 - stopping is no error of anybody's
 
 def closest(word: object, known: Sequence[str], *, kind: str = "Known") -> str:
     """Return the remedy for an unknown name: the nearest one, if any is near, and all that are known."""
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(word), known, n=5, cutoff=0.6)
+    # The share of letters in common favours the longer of two names: by it, 'ureeze' is nearer to 'unfreeze' than to
+    # 'freeze', which is one slip away.
+    near.sort(key=lambda each: _slips(str(word), each))
     guess = f"Did you mean '{near[0]}'? " if near else ""
     return f"{guess}{kind}: {', '.join(known) if known else 'none'}."
+
+
+def _slips(word: str, meant: str) -> int:
+    """Return how many letters were dropped, added, changed or swapped with the next (optimal string alignment)."""
+    rows = [list(range(len(meant) + 1))]
+    for i, letter in enumerate(word, 1):
+        row = [i]
+        for j, other in enumerate(meant, 1):
+            fewest = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == meant[j - 2] and word[i - 2] == other:
+                fewest = min(fewest, rows[-2][j - 2] + 1)
+            row.append(fewest)
+        rows.append(row)
+    return rows[-1][-1]
