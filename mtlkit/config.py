@@ -49,6 +49,7 @@ __all__ = [
 # Not made of dots alone: '.' and '..' are folders that exist.
 RunName = Annotated[str, Field(pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=80)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
+ComponentName = Annotated[str, Field(min_length=1, max_length=200)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -100,7 +101,7 @@ class Component(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: Annotated[str, Field(min_length=1)]
+    name: ComponentName
     """The component's name: `name`, or `distribution:name` where two distributions offer one name."""
 
     @property
@@ -148,7 +149,7 @@ Sampling = Annotated[
 class TaskConfig(Section):
     """One task: which, with which options, and how much it counts."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: ComponentName
     """The task's name: `name`, or `distribution:name` where two distributions offer one name."""
     label: Label | None = None
     """What the task is called in this run; its short name by default. Lets one task take part twice."""
@@ -195,7 +196,7 @@ class Training(Section):
     """What a head gets: its loss's gradient times the weight, as the strategy says, or as it is (`plain`)."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """`auto` (CUDA where there is a GPU for it), `cpu`, `cuda` or `cuda:N`."""
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads; as many as PyTorch takes by itself by default. Another number may round otherwise."""
     deterministic: bool = True
     """Use deterministic algorithms only: the same run gives the same bits."""

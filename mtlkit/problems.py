@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mtlkit.errors import ConfigError, Problem, closest
-from mtlkit.yamlfile import Document, SettingPath, dotted
+from mtlkit.yamlfile import Document, SettingPath, dotted, shortened
 
 __all__ = ["as_json", "child", "problems_of"]
 
@@ -58,7 +58,7 @@ def _problem(details: ErrorDetails, document: Document, under: SettingPath, mode
     if kind == "extra_forbidden":
         known = _known_keys(model, details["loc"][:-1])
         remedy = closest(path[-1], known) if known else "It takes no options."
-        return Problem(f"Unknown key '{path[-1]}'", name, document.key_location(path), remedy)
+        return Problem(f"Unknown key '{shortened(str(path[-1]))}'", name, document.key_location(path), remedy)
     where = document.location(path)
     if kind in {"union_tag_invalid", "literal_error"}:
         context = details.get("ctx", {})

@@ -26,9 +26,10 @@ from typing import Any
 
 import yaml
 
+from mtlkit.boundedfile import read_bytes
 from mtlkit.errors import ConfigError, Problem
 
-__all__ = ["Document", "SettingPath", "dotted", "dump", "load", "parse", "parse_scalar"]
+__all__ = ["Document", "SettingPath", "dotted", "dump", "load", "parse", "parse_scalar", "shortened"]
 
 SettingPath = tuple[str | int, ...]
 _Places = dict[SettingPath, str]
@@ -39,6 +40,7 @@ MAX_ALIASES = 100
 MAX_NODES = 100_000  # Aliases can make a short text expand without end ("billion laughs").
 MAX_DIGITS = 500  # Python can be set to print at most 640 digits; 500 hexadecimal ones print as 602.
 
+_LONGEST = 80  # letters of a name or a value in an error
 _TAG = "tag:yaml.org,2002:"
 _BASES = {"0o": 8, "0x": 16}
 _CORE_SCHEMA: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -124,8 +126,7 @@ def load(path: pathlib.Path) -> Document:
     """
     source = str(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_bytes(path, MAX_BYTES)
     except (OSError, ValueError) as error:  # ValueError: the path holds a null character.
         what = f"The file cannot be read: {getattr(error, 'strerror', None) or error}"
         raise _refusal(what, source, "Give the path of a YAML file that exists and can be read.") from error
@@ -182,8 +183,13 @@ def dump(data: object) -> str:
 
 def dotted(path: SettingPath) -> str:
     """Return a setting's path as it is written: ``tasks[0].weight``."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{shortened(part)}" for part in path)
     return text.removeprefix(".")
+
+
+def shortened(text: str) -> str:
+    """Return a text as it is where it is short, else its beginning: a stranger's may have a million letters."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 class _Dumper(yaml.SafeDumper):
@@ -222,7 +228,7 @@ class _Loader(yaml.SafeLoader):
         event: yaml.Event = super().get_event()  # type: ignore[no-untyped-call]
         place = _place(event.start_mark)
         if tag := getattr(event, "tag", None):
-            what = f"Tag '{tag.replace(_TAG, '!!')}' is not supported"
+            what = f"Tag '{shortened(tag.replace(_TAG, '!!'))}' is not supported"
             raise _refusal(what, place, "Remove it, or quote the text if it only begins with '!'.")
         if isinstance(event, yaml.NodeEvent):
             self._nodes += 1
@@ -230,7 +236,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             self._aliases += 1
             if event.anchor in self._open_anchors:
-                what = f"Alias '*{event.anchor}' is inside the value that it repeats"
+                what = f"Alias '*{shortened(str(event.anchor))}' is inside the value that it repeats"
                 raise _refusal(what, place, "Write out what is meant here.")
             if self._aliases > MAX_ALIASES:
                 raise _refusal(f"More than {MAX_ALIASES} aliases", place, "Write some of the values out.")
@@ -256,7 +262,8 @@ def _composed(text: str, source: str) -> yaml.Node | None:
         context = f"{error.context} ({_place(error.context_mark)}), " if error.context_mark else ""
         remedy = "Check indentation (spaces, no tabs), brackets and quotes; quote text with special signs."
         place = _place(error.problem_mark or loader.get_mark())
-        raise _refusal(f"Not valid YAML: {context}{error.problem}", place, remedy) from error
+        problem = re.sub("'[^']{80,}'", lambda found: f"'{shortened(found[0][1:-1])}'", str(error.problem))
+        raise _refusal(f"Not valid YAML: {context}{problem}", place, remedy) from error
     except (ValueError, OverflowError) as error:
         # PyYAML lets these out for the escape "\UFFFFFFFF", and for a %YAML version of thousands of digits.
         place = _place(loader.get_mark())
@@ -277,7 +284,7 @@ def _built(node: yaml.Node, path: SettingPath, values: _Places, keys: _Places) -
         key = _key(key_node, path)
         inner, place = (*path, key), _place(key_node.start_mark)
         if key in data:
-            what = f"Duplicate key '{key}' (first at {keys[inner]})"
+            what = f"Duplicate key '{shortened(key)}' (first at {keys[inner]})"
             raise _refusal(what, place, "Keep one of them.", inner)
         keys[inner] = place
         data[key] = _built(value_node, inner, values, keys)
@@ -289,7 +296,7 @@ def _key(node: yaml.Node, path: SettingPath) -> str:
     if isinstance(key, str):
         return key
     kind = node.tag.removeprefix(_TAG)
-    received = {"seq": "a list", "map": "a mapping"}.get(kind, f"the {kind} '{node.value}'")
+    received = {"seq": "a list", "map": "a mapping"}.get(kind, f"the {kind} '{shortened(str(node.value))}'")
     what = f"A key must be a string, not {received}"
     raise _refusal(what, _place(node.start_mark), "Put it in quotes.", path)
 
@@ -342,7 +349,8 @@ def _outside(path: SettingPath, places: _Places) -> _Places:
 
 def _check_size(raw: bytes, source: str) -> None:
     if len(raw) > MAX_BYTES:
-        raise _refusal(f"The text is larger than {MAX_BYTES} bytes", source, "Keep data in files of its own.")
+        place = _end_place(raw[:MAX_BYTES].decode(errors="ignore").removeprefix("\ufeff"), source)
+        raise _refusal(f"The text is larger than {MAX_BYTES} bytes", place, "Keep data in files of their own.")
 
 
 def _check_depth(depth: int, place: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mtlkit"
 
-ROOTS = {"_version", "errors", "findings", "plainjson"}
+ROOTS = {"_version", "boundedfile", "errors", "findings", "plainjson"}
 SHAPE = {"config", "hookspecs", "options", "overrides", "problems", "yamlfile"}
 NAMES = {"builtins", "registry", "scaffold", "summaries"}
 MATHS = {
@@ -60,10 +60,10 @@ BELOW_CLI = BELOW_ASSEMBLE | {
 # What each part of mtlkit may import of mtlkit when it is itself imported ...
 MAY_IMPORT = {
     **dict.fromkeys(ROOTS, frozenset()),
-    **dict.fromkeys(SHAPE, {"errors"} | SHAPE),
+    **dict.fromkeys(SHAPE, {"boundedfile", "errors"} | SHAPE),
     **dict.fromkeys(NAMES, ROOTS | SHAPE | NAMES),
     **dict.fromkeys(MATHS, {"errors"} | MATHS),
-    "engine": {"_version", "errors", "plainjson", "engine"} | MATHS,
+    "engine": {"_version", "boundedfile", "errors", "plainjson", "engine"} | MATHS,
     "resolve": BELOW_ASSEMBLE,
     "finetune": BELOW_ASSEMBLE | {"resolve"},
     "assemble": BELOW_ASSEMBLE | {"assemble", "resolve", "finetune"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import os
 import pathlib
 import re
 
@@ -256,6 +257,19 @@ class TestRefusals:
         assert what in problem.what
         assert problem.remedy
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "a: !" + "t" * 900,
+            "'" + "k" * 900 + "': 1\n'" + "k" * 900 + "': 2\n",
+            "a: &" + "x" * 900 + " [*" + "x" * 900 + "]",
+            "a: *" + "x" * 900,
+            "0." + "1" * 900 + ": 1",
+        ],
+    )
+    def test_repeats_no_more_than_the_beginning_of_what_is_long(self, text):
+        assert len(str(refusal(text))) < 400
+
     def test_names_the_setting_where_it_can(self):
         assert refusal("optim:\n  lr: 1\n  lr: 2\n").path == "optim.lr"
 
@@ -304,7 +318,9 @@ class TestLoad:
         [
             (b"a: 1\nb: \xc3\xa9\xff\n", ":2:5", "Byte 0xFF is not UTF-8"),
             ("a: 1".encode("utf-16"), ":1:1", "is not UTF-8"),
-            (b"#" * 1_000_001, "", "larger than 1000000 bytes"),
+            (b"#" * 1_000_001, ":1:1000001", "larger than 1000000 bytes"),
+            (b"a: 1\n" * 250_000, ":200001:1", "larger than 1000000 bytes"),
+            ("a: 1\n".encode("utf-32"), ":1:1", "is not UTF-8"),
             (b"a: [", ":1:5", "Not valid YAML"),
         ],
     )
@@ -319,6 +335,35 @@ class TestLoad:
     def test_names_a_path_that_cannot_be_read(self, tmp_path, name):
         path = tmp_path / name
         with pytest.raises(ConfigError, match=f"cannot be read.*{re.escape(str(path))}"):
+            load(path)
+
+    def test_a_name_in_no_encoding(self, tmp_path):
+        path = tmp_path / os.fsdecode(b"caf\xe9.yaml")
+        path.write_text("a: [", encoding="utf-8")
+        with pytest.raises(ConfigError) as caught:
+            load(path)
+        assert caught.value.problems[0].location == f"{path}:1:5"
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+    def test_a_pipe_is_not_waited_for(self, tmp_path):
+        path = tmp_path / "run.yaml"
+        os.mkfifo(path)
+        with pytest.raises(ConfigError, match="It is a named pipe, not a file"):
+            load(path)
+
+    @pytest.mark.skipif(not pathlib.Path("/dev/zero").exists(), reason="there is no device without end")
+    @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/tty"])
+    def test_a_device_is_not_read(self, tmp_path, device):
+        path = tmp_path / "run.yaml"
+        path.symlink_to(device)
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load(path)
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="no file is closed to root")
+    def test_a_file_without_permission(self, tmp_path):
+        path = tmp_path / "run.yaml"
+        path.touch(mode=0)
+        with pytest.raises(ConfigError, match="Permission denied"):
             load(path)
 
 
