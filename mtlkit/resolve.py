@@ -196,6 +196,7 @@ class _Resolver:
         self.document = document
         self.registry = registry
         self.failures: list[MtlkitError] = []
+        self.places: dict[int, SettingPath] = {}  # of those failures that do not tell it themselves
 
     def attempt(self, find: Callable[[], Found], path: SettingPath | None = None) -> Found | None:
         """Return what `find` finds; keep its error for later, and give one that has no place this one."""
@@ -208,6 +209,7 @@ class _Resolver:
                 problems = tuple(p if p.path else replace(p, path=dotted(path), location=place) for p in problems)
             self.failures.append(ConfigError(problems))
         except PluginError as error:
+            self.places[len(self.failures)] = path or ("plugins",)
             self.failures.append(error)
         return None
 
@@ -219,10 +221,13 @@ class _Resolver:
         if all(isinstance(failure, PluginError) for failure in self.failures):
             raise PluginError("\n".join(map(str, self.failures)))
         problems: list[Problem] = []
-        for failure in self.failures:
-            problems += (
-                failure.problems if isinstance(failure, ConfigError) else [Problem(str(failure).removesuffix("."))]
-            )
+        for number, failure in enumerate(self.failures):
+            if isinstance(failure, ConfigError):
+                problems += failure.problems
+            else:
+                path = self.places[number]
+                what = str(failure).removesuffix(".")
+                problems.append(Problem(what, dotted(path), self.document.location(path)))
         raise ConfigError(sorted(problems, key=_line_and_column))
 
     def narrow(self) -> None:

@@ -109,8 +109,9 @@ checkpoints: {best: colr/accuracy}
 
     def test_a_missing_plugin_is_told_beside_other_problems(self, problems):
         found = problems("tasks: ['nowhere-one:a', colour]\nencoder: tree\n")
-        assert found[0][0] == "Unknown encoder 'tree'"
-        assert "pip install nowhere-one" in found[1][0]
+        assert "pip install nowhere-one" in found[0][0]
+        assert found[0][1].endswith(":1:9")
+        assert found[1][0] == "Unknown encoder 'tree'"
 
 
 class TestTasks:
