@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import signal
 import sys
 import traceback
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-__all__ = ["Output", "Table", "command_output", "number"]
+__all__ = ["Output", "Table", "command_output", "echo", "number", "printable"]
+
+# Control characters, those that turn the direction of what is written, and halves of characters. A terminal takes them
+# for commands, and what is printed may be a stranger's: a label, a key, the name of a file, what a plugin raised.
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_STYLE = re.compile(r"\x1b\[(?:0|1|2|3[1-6])m")  # what click.style makes here
 
 
 class Output:
@@ -54,9 +60,9 @@ class Output:
         if self.quiet:
             return
         if self.progress_console.is_terminal:
-            self.progress_console.print(text, markup=False)  # above a progress bar that is being drawn
+            self.progress_console.print(printable(text), markup=False)  # above a progress bar that is being drawn
         else:
-            click.echo(text, err=True)
+            echo(text, err=True)
 
     def result(self, data: Any, *parts: str | Table) -> None:
         """Print the result: `data` for a program, else the parts for a person."""
@@ -65,11 +71,11 @@ class Output:
             return
         for part in parts:
             if isinstance(part, str):
-                click.echo(part)
+                echo(part)
             elif self.console.is_terminal:
                 self.console.print(part.rich())
             else:
-                click.echo(part.plain())
+                echo(part.plain())
 
     def fail(self, error: MtlkitError) -> None:
         """Print an error."""
@@ -77,13 +83,13 @@ class Output:
             click.echo(dumps({"error": error.to_dict()}, indent=2))
             return
         if isinstance(error, Stopped):  # asked for, so no error
-            click.echo(str(error), err=True)
+            echo(str(error), err=True)
             return
         problems = error.problems if isinstance(error, ConfigError) else ()
         heading = f"Error: {len(problems)} problems." if len(problems) > 1 else "Error:"
         lines = [f"  {problem}" for problem in problems] if len(problems) > 1 else [str(error)]
         joint = "\n" if len(problems) > 1 else " "
-        click.echo(click.style(heading, fg="red", bold=True) + joint + "\n".join(lines), err=True)
+        echo(click.style(heading, fg="red", bold=True) + joint + "\n".join(lines), err=True)
 
 
 class Table:
@@ -98,8 +104,8 @@ class Table:
     def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
         self.right = [column.startswith(">") for column in columns]
         self.columns = [column.removeprefix(">") for column in columns]
-        self.rows = rows
-        self.title = title
+        self.rows = [[printable(cell, lines=False) for cell in row] for row in rows]
+        self.title = printable(title)
 
     def rich(self) -> Any:
         """Return it for a terminal."""
@@ -125,6 +131,28 @@ class Table:
             for row in cells
         ]
         return "\n".join([*([self.title] if self.title else []), *lines])
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    r"""Return a text with what a terminal would obey written as escapes: ``\x1b`` for the beginning of a command.
+
+    Args:
+        text: The text; the colours of this module stay.
+        lines: Whether it may have several lines, and tabs.
+    """
+    parts = zip([*_STYLE.split(text)], [*_STYLE.findall(text), ""], strict=True)
+    shown = "".join(_COMMANDS.sub(_escaped, part) + style for part, style in parts)
+    return shown if lines else re.sub("[\t\n]", _escaped, shown)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a text that may be a stranger's; what the stream has no letters for is written as escapes too."""
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    click.echo(printable(text).encode(encoding, "backslashreplace").decode(encoding), err=err)
 
 
 _STYLES = {"helped": "green", "hurt": "red", "no difference seen": "dim"}
@@ -153,12 +181,12 @@ def command_output(function: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, as_json: bool, quiet: bool, debug: bool, **kwargs: Any) -> None:
         output = Output(as_json=as_json, quiet=quiet)
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
+            warnings.showwarning = lambda message, *_, **__: echo(f"Warning: {message}", err=True)
             try:
                 function(output, *args, **kwargs)
             except MtlkitError as error:
                 if debug:
-                    click.echo(traceback.format_exc(), err=True)
+                    echo(traceback.format_exc(), err=True)
                 output.fail(error)
                 sys.exit(error.exit_code)
             except KeyboardInterrupt:
@@ -168,7 +196,7 @@ def command_output(function: Callable[..., None]) -> Callable[..., None]:
             except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
                 raise
             except Exception:  # noqa: BLE001 - whatever comes here is a bug, and says so
-                click.echo(traceback.format_exc(), err=True)
+                echo(traceback.format_exc(), err=True)
                 click.echo("Error: this is a bug in mtlkit; please report it with the lines above.", err=True)
                 sys.exit(1)
 

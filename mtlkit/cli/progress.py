@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mtlkit.cli.output import Output, Table, number
+from mtlkit.cli.output import Output, Table, number, printable
 
 if TYPE_CHECKING:
     from mtlkit.engine.events import Event, Listener, TaskResult
@@ -23,6 +23,7 @@ def show_progress(output: Output, title: str = "") -> Iterator[list[Listener]]:
     if not output.progress_console.is_terminal:
         yield [lambda event: _plain_lines(output, event)]
         return
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from mtlkit.engine.events import EvaluationFinished, RunStarted, StepFinished
@@ -41,12 +42,13 @@ def show_progress(output: Output, title: str = "") -> Iterator[list[Listener]]:
             if isinstance(event, RunStarted):
                 progress.update(bar, total=event.steps, completed=event.step)
                 if not title:
-                    progress.console.print(f"[bold]{', '.join(event.labels)}[/] → {event.folder}")
+                    folder = escape(printable(str(event.folder), lines=False))
+                    progress.console.print(f"[bold]{', '.join(event.labels)}[/] → {folder}")
             elif isinstance(event, StepFinished):
                 progress.update(bar, completed=event.step)
             elif isinstance(event, EvaluationFinished) and event.split == "validation" and not title:
                 mark = " [green]best[/]" if event.is_best else ""
-                progress.console.print(f"[dim]epoch {event.epoch:>4.3g}[/]  {_headlines(event.results)}{mark}")
+                progress.console.print(f"[dim]epoch {event.epoch:>4.3g}[/]  {escape(_headlines(event.results))}{mark}")
 
         yield [listen]
 
@@ -67,7 +69,7 @@ def _headlines(results: Mapping[str, TaskResult]) -> str:
     for label, result in results.items():
         name, value = next(iter(result.metrics.items()))
         parts.append(f"{label} {name} {number(value)}")
-    return "  ".join(parts)
+    return printable("  ".join(parts), lines=False)
 
 
 def results_table(results: Mapping[str, TaskResult], title: str) -> Table:
