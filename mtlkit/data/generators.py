@@ -58,14 +58,16 @@ def restore_generators(states: Mapping[str, Any], device: torch.device) -> None:
         AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError: If these are no states of such
             generators.
     """
-    pythons, numpys = states["python"], states["numpy"]
-    keys = numpys["keys"].numpy().astype(np.uint32)
-    if not 0 <= numpys["position"] <= len(keys):  # NumPy would read on behind them
-        raise ValueError(f"the position of NumPy's generator is {numpys['position']}, of {len(keys)} keys")
+    pythons, numpys = states["python"], states["numpy"]  # None in a checkpoint from before these were saved
     torch.set_rng_state(states["cpu"])
-    random.setstate((pythons["version"], tuple(pythons["words"].tolist()), pythons["gauss"]))
-    np.random.set_state(  # noqa: NPY002
-        ("MT19937", keys, numpys["position"], numpys["has_gauss"], numpys["cached_gaussian"])
-    )
+    if pythons is not None:
+        random.setstate((pythons["version"], tuple(pythons["words"].tolist()), pythons["gauss"]))
+    if numpys is not None:
+        keys = numpys["keys"].numpy().astype(np.uint32)
+        if not 0 <= numpys["position"] <= len(keys):  # NumPy would read on behind them
+            raise ValueError(f"the position of NumPy's generator is {numpys['position']}, of {len(keys)} keys")
+        np.random.set_state(  # noqa: NPY002
+            ("MT19937", keys, numpys["position"], numpys["has_gauss"], numpys["cached_gaussian"])
+        )
     if "cuda" in states and device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)

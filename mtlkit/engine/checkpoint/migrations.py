@@ -4,10 +4,11 @@ A step takes plain data and returns plain data: the manifest as its JSON says it
 :mod:`mtlkit.engine.checkpoint.packing`), the weights by name. Hashes are checked before, on the files as they are. A
 step is never changed once its schema was released; the next schema adds one.
 
-| schema | since | what changed |
-|---|---|---|
-| 1 | 0.1.0 | |
-| 2 | 0.1.0 | The manifest has a seal, and says which mtlkit wrote it and how long each file is; NaN is packed. |
+Schema 1
+    The first.
+Schema 2
+    The manifest has a seal, and says which mtlkit wrote it and how long each file is. The state has the generators of
+    Python and NumPy, and packs numbers that JSON lacks.
 """
 
 from __future__ import annotations
@@ -56,11 +57,19 @@ def _manifest_1_to_2(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _state_1_to_2(state: Any) -> Any:
+    """The generators of Python and NumPy were not in it."""
+    state = _numbers_1_to_2(state)
+    if isinstance(state, dict) and isinstance(state.get("random"), dict):
+        state["random"] = {"python": None, "numpy": None} | state["random"]
+    return state
+
+
+def _numbers_1_to_2(state: Any) -> Any:
     """NaN and infinity were written as words that JSON lacks, and large integers digit by digit."""
     if isinstance(state, dict):
-        return {key: _state_1_to_2(value) for key, value in state.items()}
+        return {key: _numbers_1_to_2(value) for key, value in state.items()}
     if isinstance(state, list):
-        return [_state_1_to_2(value) for value in state]
+        return [_numbers_1_to_2(value) for value in state]
     if isinstance(state, float) and not math.isfinite(state):
         return {"$float": struct.pack(">d", state).hex()}
     if isinstance(state, int) and abs(state) >= 2**63:
