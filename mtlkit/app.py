@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from mtlkit.audit import Audit, audit
 from mtlkit.config import RunConfig
 from mtlkit.data.splits import SPLITS
 from mtlkit.engine import checkpoint
+from mtlkit.engine.claiming import require_free
 from mtlkit.engine.evaluate import evaluate as evaluate_split
 from mtlkit.engine.events import Event, Listener, TaskResult
 from mtlkit.engine.loop import fit
@@ -142,21 +144,13 @@ def train(
     resolved = resolve(document, registry)
     hooks = HookListener(resolved)
     folder = Path(resolved.config.run.dir) / resolved.config.run.name
-    if resume and folder.exists():
-        run = RunFolder.open(folder)
-        _check_same(run, resolved)
-        if run.result is not None:
-            return finished(run)
-        for difference in differences(run, resolved.registry):
-            warnings.warn(f"The run may not go on bit for bit: {difference}.", stacklevel=2)
-        # Its weights are in its checkpoints, if it came to one.
-        experiment = _from_the_start(resolved, None if run.has_checkpoints else read_pretrained(resolved))
-    else:
-        start = read_pretrained(resolved)
-        experiment = _from_the_start(resolved, start)
-        run = _begin(resolved, experiment, start, folder)
-    run.provenance = plugins_used(resolved.records, resolved.registry)
-    return _fit(experiment, run, listeners, hooks)
+    if resume and os.path.lexists(folder):
+        return _go_on(folder, resolved, listeners, hooks)
+    require_free(folder)
+    start = read_pretrained(resolved)
+    experiment = _from_the_start(resolved, start)
+    with _begin(resolved, experiment, start, folder) as run:
+        return _fit(experiment, resolved, run, listeners, hooks)
 
 
 def evaluate(
@@ -226,7 +220,27 @@ def _begin(resolved: Resolved, experiment: Experiment, start: Pretrained | None,
         raise
 
 
-def _fit(experiment: Experiment, run: RunFolder, listeners: Sequence[Listener], hooks: HookListener) -> RunResult:
+def _go_on(folder: Path, resolved: Resolved, listeners: Sequence[Listener], hooks: HookListener) -> RunResult:
+    """Go on with a run where it was saved last."""
+    run = RunFolder.open(folder)
+    if run.result is not None:  # no more than to be read, which others may do too
+        _check_same(run, resolved)
+        return finished(run)
+    with RunFolder.open(folder, lock=True) as run:
+        _check_same(run, resolved)
+        if run.result is not None:  # another process had it until just now
+            return finished(run)
+        for difference in differences(run, resolved.registry):
+            warnings.warn(f"The run may not go on bit for bit: {difference}.", stacklevel=3)
+        # Its weights are in its checkpoints, if it came to one.
+        experiment = _from_the_start(resolved, None if run.has_checkpoints else read_pretrained(resolved))
+        return _fit(experiment, resolved, run, listeners, hooks)
+
+
+def _fit(
+    experiment: Experiment, resolved: Resolved, run: RunFolder, listeners: Sequence[Listener], hooks: HookListener
+) -> RunResult:
+    run.provenance = plugins_used(resolved.records, resolved.registry)
     hooks.attach(run)
     everyone: list[Listener] = [*listeners, hooks]
 
@@ -234,7 +248,7 @@ def _fit(experiment: Experiment, run: RunFolder, listeners: Sequence[Listener], 
         for listener in everyone:
             listener(event)
 
-    with run, closing(experiment), run_settings(experiment), stop_on_signals() as stop:
+    with closing(experiment), run_settings(experiment), stop_on_signals() as stop:
         results = fit(experiment, run, emit, stop)
     done = run.result or {}
     return RunResult(run.path, results, done["best_step"], done["steps"], stop.signal_number, hooks.failures)

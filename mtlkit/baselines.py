@@ -15,6 +15,7 @@ from mtlkit.experiment import Experiment
 from mtlkit.provenance import differences
 from mtlkit.registry import Registry
 from mtlkit.report.comparison import Comparison, Headline, compare
+from mtlkit.runname import why_not
 from mtlkit.yamlfile import load
 
 __all__ = ["BaselineResult", "Trial", "baseline"]
@@ -95,8 +96,11 @@ def baseline(
     headlines = {bound.label: _headline(bound.task.metrics()) for bound in experiment.tasks}
     first = resolved.config.run.seed
     trials = [(seed, name) for seed in range(first, first + seeds) for name in names]
-    planned = [_settings(plain, experiment, resolved.labels, name, seed, root) for seed, name in trials]
-    folders = [root / f"seed-{seed}" / name for seed, name in trials]
+    folders = [root / f"seed-{seed}" / _run_name(name, names) for seed, name in trials]
+    planned = [
+        _settings(plain, experiment, resolved.labels, name, seed, folder)
+        for (seed, name), folder in zip(trials, folders, strict=True)
+    ]
     in_the_way = [f for f, settings in zip(folders, planned, strict=True) if _is_in_the_way(f, settings, registry)]
     if in_the_way:
         what = f"Runs of another configuration, or by other versions, are in {', '.join(map(str, in_the_way))}"
@@ -104,9 +108,8 @@ def baseline(
             Problem(what, remedy=f"Remove {root} if it is of no more use, or give this run another run.name.")
         )
     own_run = Path(resolved.config.run.dir) / resolved.config.run.name
-    for number, ((seed, name), settings) in enumerate(zip(trials, planned, strict=True), 1):
+    for number, ((seed, name), own_folder, settings) in enumerate(zip(trials, folders, planned, strict=True), 1):
         alone_here = name in resolved.labels
-        own_folder = root / f"seed-{seed}" / name
         done = _find_finished([own_folder] if alone_here else [own_run, own_folder], settings, registry)
         on_trial(Trial(name, alone_here, seed, number, len(trials), done is not None))
         result = done or train(settings, resume=True, listeners=listeners, registry=registry)
@@ -119,12 +122,20 @@ def baseline(
     return BaselineResult(root, comparison)
 
 
+def _run_name(name: str, names: Sequence[str]) -> str:
+    """Return what the run of a task is called: as the task is, unless no run may be."""
+    made = name
+    while why_not(made) is not None or (made != name and made in names):
+        made = f"task-{made}"
+    return made
+
+
 def _settings(
-    plain: Mapping[str, Any], experiment: Experiment, labels: Sequence[str], name: str, seed: int, root: Path
+    plain: Mapping[str, Any], experiment: Experiment, labels: Sequence[str], name: str, seed: int, folder: Path
 ) -> dict[str, Any]:
     """Return the configuration of one run of a baseline."""
     settings = dict(plain)
-    settings["run"] = {"name": name, "dir": str(root / f"seed-{seed}"), "seed": seed}
+    settings["run"] = {"name": folder.name, "dir": str(folder.parent), "seed": seed}
     settings["hooks"] = []
     if name not in labels:
         return settings

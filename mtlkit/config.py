@@ -27,6 +27,7 @@ from pydantic import (
 
 from mtlkit.errors import ConfigError
 from mtlkit.problems import as_json, problems_of
+from mtlkit.runname import MAX_LENGTH, why_not
 from mtlkit.yamlfile import Document
 
 __all__ = [
@@ -46,8 +47,23 @@ __all__ = [
     "named",
 ]
 
-# Not made of dots alone: '.' and '..' are folders that exist.
-RunName = Annotated[str, Field(pattern=r"^\.*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=80)]
+
+def _run_name(name: str) -> str:
+    reason = why_not(name)
+    if reason is not None:
+        raise ValueError(reason)
+    return name
+
+
+def _title(text: str) -> str:
+    if not text.isprintable() or not text.strip():
+        raise ValueError(f"a title is one line of text that can be printed; received {text!r}")
+    return text
+
+
+# For editors, which know the schema alone; the rule is why_not's.
+_NAME_SCHEMA: dict[str, Any] = {"pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]*$", "maxLength": MAX_LENGTH}
+RunName = Annotated[str, AfterValidator(_run_name), Field(json_schema_extra=_NAME_SCHEMA)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
 ComponentName = Annotated[str, Field(min_length=1, max_length=200)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
@@ -114,7 +130,9 @@ class Run(Section):
     """Where a run is kept, and the seed of all its randomness."""
 
     name: RunName = "run"
-    """The name of the run's folder: letters, digits, '.', '_' and '-'."""
+    """The name of the run's folder: 1 to 80 letters, digits, '.', '_' and '-'."""
+    title: Annotated[str, Field(max_length=200), AfterValidator(_title)] | None = None
+    """What the run is about, in words of any kind; `mtlkit runs list` shows it."""
     dir: Annotated[str, Field(pattern=r"^[^\x00]+$")] = "runs"
     """The folder that holds the run's folder."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -86,7 +86,6 @@ def _problem(details: ErrorDetails, document: Document, under: SettingPath, mode
 _WORDS = {"an object": "a mapping", "array": "list", "tuple": "list", "a valid string": "text", "string": "text"}
 
 _PATTERNS = {
-    "name": "A run's name has 1 to 80 letters, digits, '.', '_' or '-'",
     "label": "A label has 1 to 80 letters, digits, '_' or '-'",
     "device": "It should be auto, cpu, cuda or cuda:N",
     "best": "It should be loss, last, or TASK/METRIC such as digit/accuracy",

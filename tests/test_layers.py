@@ -17,7 +17,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mtlkit"
 
 ROOTS = {"_version", "boundedfile", "errors", "findings", "plainjson"}
-SHAPE = {"config", "hookspecs", "options", "overrides", "problems", "yamlfile"}
+SHAPE = {"config", "hookspecs", "options", "overrides", "problems", "runname", "yamlfile"}
+PLACE = {"locking", "runname"}
 NAMES = {"builtins", "registry", "scaffold", "summaries"}
 MATHS = {
     "architectures",
@@ -43,6 +44,7 @@ MATHS = {
 BELOW_ASSEMBLE = ROOTS | SHAPE | NAMES | MATHS
 BELOW_CLI = BELOW_ASSEMBLE | {
     "engine",
+    "locking",
     "resolve",
     "finetune",
     "assemble",
@@ -63,7 +65,8 @@ MAY_IMPORT = {
     **dict.fromkeys(SHAPE, {"boundedfile", "errors"} | SHAPE),
     **dict.fromkeys(NAMES, ROOTS | SHAPE | NAMES),
     **dict.fromkeys(MATHS, {"errors"} | MATHS),
-    "engine": {"_version", "boundedfile", "errors", "plainjson", "engine"} | MATHS,
+    "locking": {"errors"},
+    "engine": {"_version", "boundedfile", "errors", "plainjson", "engine"} | PLACE | MATHS,
     "resolve": BELOW_ASSEMBLE,
     "finetune": BELOW_ASSEMBLE | {"resolve"},
     "assemble": BELOW_ASSEMBLE | {"assemble", "resolve", "finetune"},
@@ -78,7 +81,7 @@ MAY_IMPORT = {
 MAY_IMPORT_LATE = {"hookspecs": MATHS | {"engine"}, "registry": MATHS, "cli": BELOW_CLI, "__init__": BELOW_CLI}
 
 HEAVY = {"numpy", "rich", "safetensors", "scipy", "sklearn", "torch", "torchmetrics"}
-LIGHT_PARTS = ROOTS | SHAPE | NAMES | {"doctor", "cli", "__init__", "__main__"}
+LIGHT_PARTS = ROOTS | SHAPE | NAMES | {"doctor", "cli", "locking", "__init__", "__main__"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from mtlkit.cli.output import Output, command_output
 from mtlkit.config import default_label
 from mtlkit.errors import ConfigError, Problem, StorageError
 from mtlkit.registry import Record, Registry
+from mtlkit.runname import MAX_LENGTH, why_not
 from mtlkit.yamlfile import dump
 
 __all__ = ["init"]
@@ -67,9 +68,7 @@ def init(output: Output, path: Path, tasks: tuple[str, ...], *, discover: Discov
         )
     records = list(dict.fromkeys(records))
     names = [_entry(registry, record, records) for record in records]
-    name = (
-        "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem)[:80].strip(".") or "run"
-    )
+    name = _run_name(path.stem)
     text = TEMPLATE.format(
         path=path,
         name=name,
@@ -88,6 +87,12 @@ def init(output: Output, path: Path, tasks: tuple[str, ...], *, discover: Discov
     except OSError as error:
         raise StorageError(f"Cannot write {path}: {error.strerror}.") from error
     output.result({"path": str(path), "tasks": [r.name for r in records]}, f"Wrote {path}. Now: mtlkit train {path}")
+
+
+def _run_name(stem: str) -> str:
+    """Return a file's name as what a run may be called."""
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem)[:MAX_LENGTH].strip(".")
+    return name if name and why_not(name) is None else f"run-{name}"[:MAX_LENGTH].rstrip(".-")
 
 
 def _entry(registry: Registry, record: Record, records: list[Record]) -> dict[str, str]:

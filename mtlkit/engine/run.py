@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -13,8 +12,10 @@ from typing import Any, BinaryIO, Self
 from torch import nn
 
 from mtlkit.engine import checkpoint
+from mtlkit.engine.claiming import claim
 from mtlkit.engine.storage import storage_errors, sync, write_json, write_text
-from mtlkit.errors import CheckpointError, ConfigError, MtlkitError, Problem
+from mtlkit.errors import CheckpointError, MtlkitError, Stopped
+from mtlkit.locking import Lock
 from mtlkit.plainjson import dumps
 
 __all__ = ["RunFolder"]
@@ -23,61 +24,69 @@ __all__ = ["RunFolder"]
 class RunFolder:
     """A run's folder: its configuration, its records, its checkpoints, its results.
 
-    Made by :meth:`create` or :meth:`open`; a context manager that closes the records.
+    Made by :meth:`create` or :meth:`open`; a context manager that closes the records, and lets go of the lock.
 
     Attributes:
         path: The folder.
         provenance: What each checkpoint says of the plugins that took part.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: Lock | None = None) -> None:
         self.path = path
         self.provenance: Sequence[Mapping[str, Any]] = ()
+        self._lock = lock
         self._files: dict[str, BinaryIO] = {}
 
     @classmethod
     def create(cls, path: Path, *, config: str, environment: Mapping[str, Any]) -> RunFolder:
-        """Make the folder, which must not exist, and write down what the run is.
+        """Make the folder, which must not exist, write down what the run is, and lock it.
 
         Raises:
-            ConfigError: If it exists.
+            ConfigError: If it exists; where it is in use, it says by whom.
             StorageError: If it cannot be written to.
         """
-        with storage_errors("create the run folder"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                path.mkdir()
-            except FileExistsError:
-                names = (f"{path.name}-{number}" for number in itertools.count(2))
-                free = next(name for name in names if not path.with_name(name).exists())
-                remedy = f"Nothing was changed. Go on with that run: --resume. Or name this one: run.name={free}."
-                raise ConfigError(Problem(f"The run folder {path} exists already", remedy=remedy)) from None
-        run = cls(path)
-        write_json(path / "environment.json", environment)
-        write_text(path / "config.yaml", config)  # last: a folder with a configuration is a run
-        return run
+
+        def describe(folder: Path) -> None:
+            write_json(folder / "environment.json", environment)
+            write_text(folder / "config.yaml", config)
+
+        return cls(path, claim(path, describe))
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
-        """Open a run that exists.
+    def open(cls, path: Path, *, lock: bool = False) -> RunFolder:
+        """Open a run that exists, to read it, or with the lock to go on with it.
 
         Raises:
-            CheckpointError: If the folder is none.
+            CheckpointError: If the folder is none, or if something in it is not what it seems.
+            ConfigError: If the lock is asked for, and another process has it; it says who.
+            StorageError: If the lock is asked for, and cannot be had.
         """
-        if not path.exists():
+        if not os.path.lexists(path):
             raise CheckpointError(f"{path} is no run folder: it does not exist.")
+        if path.is_symlink():
+            raise CheckpointError(f"{path} is a symbolic link. Name the folder that it leads to: {path.resolve()}.")
         if not (path / "config.yaml").is_file():
             remedy = "Remove it if nothing in it is needed, or name another run."
             raise CheckpointError(f"{path} is no run folder: it has no config.yaml. {remedy}")
-        return cls(path)
+        _refuse_links(path)
+        return cls(path, Lock.acquire(path) if lock else None)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Close the records, and let go of the lock with word of how it ended."""
         for file in self._files.values():
             file.close()
         self._files.clear()
+        if self._lock is None:
+            return
+        if error is None:
+            self._lock.release("finished")
+        elif isinstance(error, Stopped | KeyboardInterrupt):
+            self._lock.release("stopped")
+        else:
+            self._lock.release("failed", f"{type(error).__name__}: {error}")
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -180,3 +189,18 @@ class RunFolder:
         folders = (self.path / "checkpoints").glob("step-*")
         steps = {int(number): folder for folder in folders if (number := folder.name.removeprefix("step-")).isdecimal()}
         return [steps[step] for step in sorted(steps)]
+
+
+def _refuse_links(path: Path) -> None:
+    """Refuse a run folder in which something leads elsewhere: what is written there, or cut short, must be the run's.
+
+    Raises:
+        CheckpointError: Naming what is neither a file nor a folder.
+    """
+    checkpoints = path / "checkpoints"
+    places = [path, *([checkpoints] if checkpoints.is_dir() and not checkpoints.is_symlink() else [])]
+    with storage_errors("read the run folder"):
+        for each in [entry for place in places for entry in os.scandir(place)]:
+            if not (each.is_file(follow_symlinks=False) or each.is_dir(follow_symlinks=False)):
+                what = "a symbolic link" if each.is_symlink() else "neither a file nor a folder"
+                raise CheckpointError(f"{each.path} is {what}. A run's files are in its own folder; remove it.")

@@ -176,9 +176,15 @@ class TestWhatIsAccepted:
         with pytest.raises(ValueError, match="frozen"):
             made.training.epochs = 3
 
-    @pytest.mark.parametrize("name", ["a", "A-1_b.c", ".hidden", "..a", "9", "-x", "a" * 80])
+    @pytest.mark.parametrize(
+        "name", ["a", "A-1_b.c", "a..b", "9", "-x", "a" * 80, "conan", "com", "com10", "xnul", "a.con"]
+    )
     def test_names_of_runs(self, name):
         assert config(dump({"tasks": ["digit"], "run": {"name": name}})).run.name == name
+
+    @pytest.mark.parametrize("title", ["Zwei Köpfe: 2 von 5 %?", "a/b", "深い", "x" * 200])
+    def test_titles_of_runs(self, title):
+        assert config(dump({"tasks": ["digit"], "run": {"title": title}})).run.title == title
 
     @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
     def test_devices(self, device):
@@ -227,9 +233,7 @@ class TestWhatIsRefused:
             ("training:", "training", 10),
             ("run: {seed: -1}", "run.seed", 13),
             ("run: {seed: 9223372036854775808}", "run.seed", 13),
-            ("run: {name: a/b}", "run.name", 13),
-            ("run: {name: ..}", "run.name", 13),
-            ("run: {name: ''}", "run.name", 13),
+            (f"run: {{title: {'a' * 201}}}", "run.title", 14),
             ("run: {name: 3}", "run.name", 13),
             ("run: {dir: ''}", "run.dir", 12),
             ("evaluation: {validation: 1}", "evaluation.validation", 26),
@@ -258,6 +262,26 @@ class TestWhatIsRefused:
         assert (problem.path, problem.location) == (path, f"run.yaml:2:{column}")
         assert problem.what.startswith(("Cannot use", "Unknown value"))
         assert problem.remedy.endswith(".")
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            *((name, "A run's name has 1 to 80 letters, digits") for name in ("", "a/b", "a b", "é", "a\n", "a" * 81)),
+            *((name, f"No run can be called '{name}': it begins with a dot") for name in (".", "..", ".hidden", "..a")),
+            *((name, f"No run can be called '{name}': it ends in a dot") for name in ("a.", "a..")),
+            *((name, f"No run can be called '{name}': ") for name in ("CON", "nul", "Com1", "LPT9.log", "aux.a.b")),
+        ],
+    )
+    def test_names_of_runs(self, name, reason):
+        problem = the_problem(dump({"tasks": ["digit"], "run": {"name": name}}))
+        assert (problem.path, problem.location) == ("run.name", "run.yaml:4:9")
+        assert problem.what.startswith(reason)
+
+    @pytest.mark.parametrize("title", ["", " ", "a\nb", "\x1b[31m", "\u202e"])
+    def test_titles_of_runs(self, title):
+        problem = the_problem(dump({"tasks": ["digit"], "run": {"title": title}}))
+        assert (problem.path, problem.location) == ("run.title", "run.yaml:4:10")
+        assert problem.what.startswith("A title is one line of text")
 
     @pytest.mark.parametrize(
         ("section", "path", "column", "what"),

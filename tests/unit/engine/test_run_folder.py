@@ -1,6 +1,7 @@
 """The run folder: never overwritten, its records cut back to a checkpoint, the newest whole checkpoint found."""
 
 import json
+import os
 import re
 import sys
 
@@ -40,11 +41,16 @@ def damage(folder):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def pull_the_plug(*_):
+    raise SystemExit
+
+
 class TestCreate:
     def test_writes_down_what_the_run_is(self, run):
         assert (run.path / "config.yaml").read_text(encoding="utf-8") == "seed: 0\n"
         assert json.loads((run.path / "environment.json").read_text(encoding="utf-8")) == {"torch": "2"}
-        assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "environment.json"]
+        assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "environment.json", "lock.json"]
+        assert [path.name for path in run.path.parent.iterdir()] == ["run"]
 
     def test_makes_the_folders_above(self, tmp_path):
         RunFolder.create(tmp_path / "a" / "b" / "run", config="", environment={})
@@ -58,7 +64,7 @@ class TestCreate:
         with pytest.raises(ConfigError, match="exists already") as caught:
             RunFolder.create(tmp_path / "run", config="other", environment={})
         assert f"run.name={free}." in str(caught.value)
-        assert "--resume" in str(caught.value)
+        assert f"mtlkit resume {tmp_path / 'run'}." in str(caught.value)
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
         assert (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8") == "mine"
 
@@ -74,6 +80,52 @@ class TestCreate:
         with pytest.raises((ConfigError, StorageError), match="run"):
             RunFolder.create(tmp_path / "run", config="", environment={})
         assert (tmp_path / "run").read_text(encoding="utf-8") == "mine"
+
+    @pytest.mark.parametrize("target", ["nowhere", "elsewhere"])
+    def test_where_a_link_has_the_name(self, tmp_path, target):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "run").symlink_to(target)
+        with pytest.raises(ConfigError, match="exists already"):
+            RunFolder.create(tmp_path / "run", config="", environment={})
+        assert not list((tmp_path / "elsewhere").iterdir())
+
+    def test_a_long_name_offers_one_that_fits(self, tmp_path):
+        (tmp_path / ("x" * 80)).mkdir()
+        with pytest.raises(ConfigError, match=rf"run\.name={'x' * 78}-2\."):
+            RunFolder.create(tmp_path / ("x" * 80), config="", environment={})
+
+    def test_cut_off_leaves_no_run(self, tmp_path, monkeypatch):
+        """A process that dies in the middle cannot clean up after itself; the next one does."""
+        monkeypatch.setattr("mtlkit.engine.claiming.shutil.rmtree", lambda *_, **__: None)
+        monkeypatch.setattr("mtlkit.engine.run.write_text", pull_the_plug)
+        with pytest.raises(SystemExit):
+            RunFolder.create(tmp_path / "run", config="", environment={})
+        monkeypatch.undo()
+        (left,) = tmp_path.iterdir()
+        assert left.name.startswith(".run.")
+        assert left.name.endswith(".new")
+        with RunFolder.create(tmp_path / "run", config="", environment={}):
+            assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+    def test_a_failure_leaves_nothing(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("mtlkit.engine.run.write_text", pull_the_plug)
+        with pytest.raises(SystemExit):
+            RunFolder.create(tmp_path / "run", config="", environment={})
+        assert not list(tmp_path.iterdir())
+
+    def test_what_another_is_making_is_let_be(self, tmp_path, monkeypatch):
+        """A start of the same name, in the middle of another's."""
+
+        def start_another(path, text):
+            monkeypatch.undo()
+            with RunFolder.create(tmp_path / "run", config="theirs", environment={}):
+                path.write_text(text, encoding="utf-8")
+
+        monkeypatch.setattr("mtlkit.engine.run.write_text", start_another)
+        with pytest.raises(ConfigError, match="exists already"):
+            RunFolder.create(tmp_path / "run", config="mine", environment={})
+        assert [path.name for path in tmp_path.iterdir()] == ["run"]
+        assert (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8") == "theirs"
 
     def test_where_nothing_can_be_written(self, tmp_path):
         (tmp_path / "file").write_text("", encoding="utf-8")
@@ -91,6 +143,35 @@ class TestOpen:
         (tmp_path / "file").write_text("", encoding="utf-8")
         with pytest.raises(CheckpointError, match=f"{name} is no run folder: it {reason}"):
             RunFolder.open(tmp_path / name)
+
+    @pytest.mark.parametrize("kind", ["link", "pipe"])
+    @pytest.mark.parametrize("place", ["metrics.jsonl", "lock.json", "checkpoints", "checkpoints/step-000001", "best"])
+    def test_what_leads_elsewhere_is_refused(self, run, tmp_path, place, kind):
+        elsewhere = tmp_path / "mine"
+        elsewhere.write_text("mine", encoding="utf-8")
+        (run.path / place).unlink(missing_ok=True)
+        (run.path / place).parent.mkdir(exist_ok=True)
+        if kind == "link":
+            (run.path / place).symlink_to(elsewhere)
+        else:
+            os.mkfifo(run.path / place)
+        for lock in (False, True):
+            with pytest.raises(CheckpointError, match=f"{place} is (a symbolic link|neither a file nor a folder)"):
+                RunFolder.open(run.path, lock=lock)
+        assert elsewhere.read_text(encoding="utf-8") == "mine"
+
+    def test_a_link_to_a_run_is_refused(self, run):
+        link = run.path.with_name("link")
+        link.symlink_to(run.path)
+        with pytest.raises(CheckpointError, match=f"{link} is a symbolic link. .*leads to: {run.path.resolve()}"):
+            RunFolder.open(link)
+
+    def test_the_folder_of_runs_may_be_a_link(self, run, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "runs").symlink_to(tmp_path / "elsewhere")
+        with RunFolder.create(tmp_path / "runs" / "a", config="", environment={}):
+            pass
+        assert RunFolder.open(tmp_path / "runs" / "a").path.is_dir()
 
     def test_result_is_none_until_finished(self, run):
         assert RunFolder.open(run.path).result is None
@@ -197,8 +278,9 @@ class TestRecords:
     def test_full_disk_names_the_file_and_is_no_bug_on_the_way_out(self, tmp_path):
         path = tmp_path / "run"
         RunFolder.create(path, config="", environment={})
+        run = RunFolder.open(path)
         (path / "metrics.jsonl").symlink_to("/dev/full")
-        with pytest.raises(StorageError, match=r"metrics\.jsonl: No space left"), RunFolder.open(path) as run:
+        with pytest.raises(StorageError, match=r"metrics\.jsonl: No space left"), run:
             run.append("metrics.jsonl", {"step": 1})
 
 

@@ -39,6 +39,7 @@ class TestResult:
             "config.yaml",
             "done.json",
             "environment.json",
+            "lock.json",
             "metrics.jsonl",
             "timings.jsonl",
         ]
