@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mtlkit.engine import checkpoint
@@ -49,13 +46,15 @@ def read(resolved: Resolved) -> Pretrained | None:
 
     Raises:
         ConfigError: If there is no such file or run, or it is a file of another kind.
-        CheckpointError: If it is damaged.
-        StorageError: If it cannot be read.
+        CheckpointError: If it cannot be read, is damaged, or is no regular file.
+        StorageError: If it cannot be looked for.
     """
     path = resolved.pretrained
     if path is None:
         return None
-    if not path.exists():
+    with storage_errors("look for"):
+        exists = path.exists()
+    if not exists:
         remedy = "Paths are relative to the configuration's folder, or else to the folder that you are in."
         raise resolved.problem(f"There is no file and no run {path}", _PATH, remedy)
     if path.is_dir():
@@ -78,25 +77,14 @@ def _of_folder(resolved: Resolved, path: Path) -> Pretrained:
         if not folder.is_dir():
             what = f"The run {path} has no best weights yet; it has not been evaluated once"
             raise resolved.problem(what, _PATH, "Let it finish, or name one of its checkpoints.")
-    checkpoint.verify(folder)
-    file = folder / "weights.safetensors"
-    return Pretrained(file, _sha256(file), checkpoint.read_weights(folder))
+    weights, sha256 = checkpoint.read_hashed_weights(folder)
+    return Pretrained(folder / "weights.safetensors", sha256, weights)
 
 
 def _of_file(resolved: Resolved, path: Path) -> Pretrained:
-    with storage_errors("read"):
-        sha256 = _sha256(path)
-        try:
-            weights = load_file(path)
-        except SafetensorError as error:
-            place = resolved.document.location(_PATH)
-            raise CheckpointError(
-                f"{path} cannot be read as a file of safetensors: {error}. It is damaged, or of another kind; it is "
-                f"named at transfer.pretrained{f' ({place})' if place else ''}."
-            ) from error
+    try:
+        weights, sha256 = checkpoint.read_tensors(path)
+    except CheckpointError as error:
+        place = resolved.document.location(_PATH)
+        raise CheckpointError(f"{error} It is named at transfer.pretrained{f' ({place})' if place else ''}.") from error
     return Pretrained(path, sha256, weights)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,18 @@ each file. A checkpoint is written to a temporary sibling and renamed when it is
 
 from mtlkit.engine.checkpoint.manifest import SCHEMA_VERSION
 from mtlkit.engine.checkpoint.place import recover
-from mtlkit.engine.checkpoint.reading import load_state, load_weights, read_weights, verify
+from mtlkit.engine.checkpoint.reading import load_state, load_weights, read_hashed_weights, read_weights, verify
+from mtlkit.engine.checkpoint.tensorfile import read_tensors
 from mtlkit.engine.checkpoint.writing import save
 
-__all__ = ["SCHEMA_VERSION", "load_state", "load_weights", "read_weights", "recover", "save", "verify"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "load_state",
+    "load_weights",
+    "read_hashed_weights",
+    "read_tensors",
+    "read_weights",
+    "recover",
+    "save",
+    "verify",
+]

@@ -26,7 +26,7 @@ from mtlkit.engine.storage import storage_errors
 from mtlkit.errors import CheckpointError
 from mtlkit.plainjson import loads
 
-__all__ = ["MAX_STATE", "load_state", "load_weights", "read_weights", "verify"]
+__all__ = ["MAX_STATE", "load_state", "load_weights", "read_hashed_weights", "read_weights", "verify"]
 
 MAX_STATE = 16 * 2**20
 """How long a ``state.json`` can be, in bytes; tensors are not in it."""
@@ -54,12 +54,22 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: If they are not those that it was written with.
     """
+    return read_hashed_weights(folder)[0]
+
+
+def read_hashed_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
+    """Return a checkpoint's weights by name, and the SHA-256 of the file that they are from.
+
+    Raises:
+        CheckpointError: If they are not those that it was written with.
+    """
+    name = "weights.safetensors"
     with open_folder(folder) as descriptor:
         manifest = _manifest(folder, descriptor)
-        weights: Mapping[str, Tensor] = _tensors(folder, descriptor, manifest, "weights.safetensors")
+        weights: Mapping[str, Tensor] = _tensors(folder, descriptor, manifest, name)
     for older in range(manifest.schema_version, SCHEMA_VERSION):
         weights = MIGRATIONS[older].weights(weights)
-    return dict(weights)
+    return dict(weights), manifest.files[name].sha256
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from io import BufferedReader
@@ -12,10 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from mtlkit.engine.regular import open_regular
 from mtlkit.errors import CheckpointError
 from mtlkit.plainjson import loads
 
-__all__ = ["MAX_HEADER", "parse_tensors", "read_whole"]
+__all__ = ["MAX_HEADER", "parse_tensors", "read_tensors", "read_whole"]
 
 MAX_HEADER = 16 * 2**20
 """How long a header can be, in bytes: that of some hundred thousand tensors."""
@@ -50,6 +52,17 @@ def parse_tensors(raw: bytes, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(_too_large(path, len(raw))) from None
     except (SafetensorError, ValueError, RuntimeError, KeyError, AssertionError) as error:
         raise CheckpointError(f"{path} cannot be read as a file of safetensors: {error}.") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors by name of a file that a person named, and its SHA-256: both of the bytes that were read once.
+
+    Raises:
+        CheckpointError: If it is damaged, of another kind, or no regular file.
+    """
+    with open_regular(path, links=True) as file:
+        raw = read_whole(file, path)
+    return parse_tensors(raw, path), hashlib.sha256(raw).hexdigest()
 
 
 def read_whole(file: BufferedReader, path: Path) -> bytes:
