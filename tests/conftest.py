@@ -1,7 +1,8 @@
-"""What several folders of tests share: fake distributions, laid on sys.path without pip."""
+"""What several folders of tests share: fake distributions, laid on sys.path without pip, and forged checkpoints."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import shutil
@@ -116,3 +117,34 @@ def acme(install) -> Callable[..., Path]:
         return install("acme-mtl", version, entry_points={"tasks": tasks}, modules=("acme",), **options)
 
     return install_tasks
+
+
+@pytest.fixture
+def change_manifest() -> Callable[..., None]:
+    """Return a function that changes what a checkpoint's manifest says, and seals it again as a forger would."""
+
+    def change(folder: Path, changed: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+        path = folder / "manifest.json"
+        manifest = dict(changed(json.loads(path.read_text(encoding="utf-8"))))
+        manifest.pop("seal", None)
+        text = json.dumps(manifest | {"seal": "0" * 64}, indent=2) + "\n"
+        seal = hashlib.sha256(text.encode()).hexdigest()
+        path.write_text(text.removesuffix("0" * 64 + '"\n}\n') + seal + '"\n}\n', encoding="utf-8")
+
+    return change
+
+
+@pytest.fixture
+def reseal(change_manifest) -> Callable[[Path], None]:
+    """Return a function that has a checkpoint's manifest vouch for its files as they are."""
+
+    def vouch(folder: Path) -> None:
+        contents = {
+            name: (folder / name).read_bytes()
+            for name in ("weights.safetensors", "state.safetensors", "state.json")
+            if (folder / name).is_file()
+        }
+        files = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in contents.items()}
+        change_manifest(folder, lambda manifest: {**manifest, "files": files})
+
+    return vouch

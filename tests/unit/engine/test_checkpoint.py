@@ -1,8 +1,6 @@
 """Checkpoints: what is saved comes back, what was tampered with does not, and nothing is lost to a failed write."""
 
 import errno
-import hashlib
-import json
 import math
 import pickletools
 import tempfile
@@ -244,13 +242,13 @@ class TestDamage:
             for name in ("state.json", "state.safetensors")
         ],
     )
-    def test_manifest_that_does_not_vouch_for_all(self, saved, kept, missing):
+    def test_manifest_that_does_not_vouch_for_all(self, saved, kept, missing, change_manifest):
         change_manifest(saved, lambda manifest: {**manifest, "files": {n: manifest["files"][n] for n in kept}})
         with pytest.raises(CheckpointError, match=f"does not vouch for {missing}|vouches for {missing}"):
             checkpoint.verify(saved)
 
     @pytest.mark.parametrize("version", [0, -1, True, "2", 2.0, None])
-    def test_schema_version_that_is_none(self, saved, version):
+    def test_schema_version_that_is_none(self, saved, version, change_manifest):
         change_manifest(saved, lambda manifest: {**manifest, "schema_version": version})
         with pytest.raises(CheckpointError, match=rf"manifest\.json is no manifest: its schema_version is {version!r}"):
             checkpoint.verify(saved)
@@ -263,7 +261,7 @@ class TestDamage:
             (None, "does not say which mtlkit wrote it"),
         ],
     )
-    def test_newer_schema_version_says_what_it_needs(self, saved, mtlkit, needed):
+    def test_newer_schema_version_says_what_it_needs(self, saved, mtlkit, needed, change_manifest):
         change_manifest(saved, lambda manifest: {**manifest, "schema_version": 99, "mtlkit": mtlkit})
         with pytest.raises(
             CheckpointError, match=f"has schema version 99, and mtlkit .* reads versions 1 to 2.*{needed}"
@@ -282,7 +280,7 @@ class TestDamage:
             checkpoint.verify(saved)
 
     @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "folder/../../outside", "..", ".", "", "a\x00b"])
-    def test_manifest_that_names_other_files(self, saved, name):
+    def test_manifest_that_names_other_files(self, saved, name, change_manifest):
         (saved.parent / "outside").write_text("x", encoding="utf-8")
         entry = {"bytes": 1, "sha256": "0" * 64}
         change_manifest(saved, lambda manifest: {**manifest, "files": {**manifest["files"], name: entry}})
@@ -290,7 +288,7 @@ class TestDamage:
             checkpoint.verify(saved)
 
     @pytest.mark.parametrize("state", [b"{", b'{"$tensor": "/nothing"}', b'{"$items": [1]}', b'{"$tuple": 3}', b"\xff"])
-    def test_state_that_is_none(self, saved, state):
+    def test_state_that_is_none(self, saved, state, reseal):
         (saved / "state.json").write_bytes(state)
         reseal(saved)
         with pytest.raises(CheckpointError, match=r"state\.json is no state of a run"):
@@ -300,7 +298,7 @@ class TestDamage:
         with pytest.raises(CheckpointError, match=r"weights\.safetensors does not fit this model"):
             checkpoint.load_weights(saved, nn.Linear(3, 4))
 
-    def test_weights_that_are_no_safetensors(self, saved, model):
+    def test_weights_that_are_no_safetensors(self, saved, model, reseal):
         (saved / "weights.safetensors").write_bytes(b"PK\x03\x04")
         reseal(saved)
         with pytest.raises(CheckpointError, match=r"weights\.safetensors cannot be read as a file of safetensors"):
@@ -373,24 +371,3 @@ class TestFailedWrite:
         checkpoint.save(saved, step=8, model=model)
         assert checkpoint.verify(saved) == 8
         assert not (saved / "state.json").exists()
-
-
-def change_manifest(folder, change):
-    """Rewrite a manifest, and seal it again as whoever wrote it could."""
-    path = folder / "manifest.json"
-    manifest = change(json.loads(path.read_text(encoding="utf-8")))
-    manifest["seal"] = manifest.pop("seal", "")
-    text = json.dumps(manifest | {"seal": "0" * 64}, indent=2) + "\n"
-    seal = hashlib.sha256(text.encode()).hexdigest()
-    path.write_text(text.replace("0" * 64 + '"\n}\n', seal + '"\n}\n'), encoding="utf-8")
-
-
-def reseal(folder):
-    """Have the manifest vouch for the files as they are."""
-
-    def vouch(manifest):
-        contents = {name: (folder / name).read_bytes() for name in manifest["files"]}
-        files = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in contents.items()}
-        return {**manifest, "files": files}
-
-    change_manifest(folder, vouch)
