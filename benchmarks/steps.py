@@ -86,9 +86,16 @@ class Workload:
             bank=copy.deepcopy(self.bank),
         )
 
-    def forward(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the features of each batch, and the loss of each task."""
-        encoded = [self.encoder(x) for x in self.inputs]
+    def forward(self, *, in_one_pass: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the features of each batch, and the loss of each task.
+
+        Args:
+            in_one_pass: Whether several batches go through the encoder as one, as they do in the engine.
+        """
+        if in_one_pass and len(self.inputs) > 1:
+            encoded = list(self.encoder(torch.cat(self.inputs)).split([len(x) for x in self.inputs]))
+        else:
+            encoded = [self.encoder(x) for x in self.inputs]
         features = encoded if len(encoded) > 1 else encoded * len(self.heads)
         outputs = [head(z) for head, z in zip(self.heads, features, strict=True)]
         return encoded, [self.loss(o, t) for o, t in zip(outputs, self.targets, strict=True)]
@@ -186,7 +193,7 @@ def weighed(work: Workload, name: str) -> Callable[[int], None]:
     def steps(count: int) -> None:
         for _ in range(count):
             if work.bank is None:
-                features, losses = work.forward()
+                features, losses = work.forward(in_one_pass=True)
                 mtlkit.backward(losses, strategy=strategy, features=features, shared=work.encoder)
             else:
                 features, banked = work.banked(work.bank)

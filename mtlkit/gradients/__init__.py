@@ -10,7 +10,9 @@ What a strategy needs decides what is computed, and no more of it than that:
   its head once, which a plain backward would do too; what the strategy asked for is computed from the dL_i/dz; the
   encoder is backpropagated once, for the weighted sum;
 - gradients at all shared parameters: each loss is backpropagated once, through its head and the encoder. The rows of J
-  are kept and combined, so that nothing is backpropagated again. Memory: J.
+  are kept and combined, so that nothing is backpropagated again. Where batches of the tasks' own went as one through
+  linear layers, and features are slices of what came out, all losses are backpropagated at once, and J follows from
+  what comes back to each layer. Memory: J.
 
 A strategy that learns from held-out rows has ``look_ahead`` measure how their losses would answer to its weights, by
 a trial step that is taken back, before the pass itself.

@@ -44,7 +44,8 @@ class Cut:
         self.weights = weights
         self.loss_scale = loss_scale
         self.border = border = {edge_of(z) for z in features}
-        self.behind = reach((edge for z in features if z.grad_fn for edge in z.grad_fn.next_functions), border)
+        made_by = dict.fromkeys(z.grad_fn for z in features if z.grad_fn)  # one operation may have made several
+        self.behind = reach((edge for node in made_by for edge in node.next_functions), border)
         units = [reach([edge_of(unit.root)], border) for unit in losses.units]
         self.is_clean = not self.behind.met_border and all(
             each.leaves.keys().isdisjoint(self.behind.leaves) for each in units

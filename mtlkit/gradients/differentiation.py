@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from mtlkit.gradients.walk import Place
 
-__all__ = ["accumulate", "differentiate", "filled", "scaled", "seed", "stacked"]
+__all__ = ["accumulate", "differentiate", "filled", "heard_at", "scaled", "seed", "stacked"]
 
 
 def differentiate(
@@ -55,6 +57,26 @@ def _unheard(places: Sequence[Place]) -> Iterator[None]:
                 tensor._backward_hooks.update(hooks)  # type: ignore[union-attr] # noqa: SLF001
             if tensor.retains_grad:
                 tensor.grad = gradient
+
+
+@contextmanager
+def heard_at(nodes: Sequence[Node]) -> Iterator[dict[Node, Tensor]]:
+    """Take down what comes back to the first output of each operation that passes go on through.
+
+    Where one does, what it is said to have found there is what came before the hooks on the output had acted on it.
+    """
+    heard: dict[Node, Tensor] = {}
+
+    def tap(node: Node, back: Sequence[Tensor | None]) -> None:
+        if back[0] is not None:
+            heard[node] = back[0]
+
+    taps = [node.register_prehook(functools.partial(tap, node)) for node in nodes]
+    try:
+        yield heard
+    finally:
+        for each in taps:
+            each.remove()
 
 
 def accumulate(places: Sequence[Tensor], gradients: list[Tensor], inputs: Sequence[Tensor] | None = None) -> None:

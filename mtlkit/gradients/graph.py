@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtlkit.gradients.cut import Cut
 from mtlkit.gradients.losses import StepLosses
-from mtlkit.gradients.places import Features, Shared, features_of, last_weights, parameters_of
+from mtlkit.gradients.places import Features, Shared, features_of, last_weights, parameters_of, trained
 from mtlkit.gradients.whole import Whole
 from mtlkit.strategies.base import Over, Strategy
 
@@ -46,7 +46,7 @@ def differentiated(
     """Differentiate the losses as far as the place asks; None where no gradients are asked for."""
     if over is None:
         return None
-    found = [] if over is Over.PARAMETERS else features_of(features, strategy)
+    found = features_of(features, strategy) if over is not Over.PARAMETERS else trained(features)
     if over is Over.FEATURES:
         return Cut(losses, found, None, loss_scale)
     if shared is None:
@@ -56,4 +56,4 @@ def differentiated(
         raise ValueError("no shared parameter requires a gradient, and this strategy compares gradients there")
     if over is Over.LAST_SHARED:
         return Cut(losses, found, parameters, loss_scale)
-    return Whole(losses, parameters, loss_scale)
+    return Whole(losses, parameters, found, loss_scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
 
-from mtlkit.gradients.differentiation import differentiate, seed
+from mtlkit.gradients.differentiation import differentiate, heard_at, seed
 from mtlkit.gradients.feature_rows import Columns, DenseRows, FactoredRows, FeatureRows
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.walk import Edge, Place, Reach, edge_of
@@ -55,13 +55,17 @@ def differentiate_at_once(
     wanted = [place for reading in told for place in reading.places]
     wanted += [leaf for each in leaves for leaf in each]
     taps = [handle for reading in told for handle in reading.begin()]
+    # On its way to one of several features that one operation made, the pass goes through the layers that read others.
+    goes_on = len({z.grad_fn for z in features}) < len(features)
+    passed = [node for reading in told for node in reading.nodes] if goes_on else []
     try:
-        seeds = torch.full_like(losses.stacked, loss_scale)
-        gradients = iter(differentiate([losses.stacked], wanted, [seeds], keep=False))
+        with heard_at(passed) as heard:
+            seeds = torch.full_like(losses.stacked, loss_scale)
+            gradients = iter(differentiate([losses.stacked], wanted, [seeds], keep=bool(passed)))
     finally:
         for tap in taps:
             tap.remove()
-    parts = [reading.taken(gradients) for reading in told]
+    parts = [reading.taken(gradients, heard) for reading in told]
     own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(losses.stacked))]
     for unit, each in zip(losses.units, leaves, strict=True):
         own[unit.tasks[0]] = _given(each, gradients)
@@ -105,16 +109,18 @@ class _Reading(Protocol):
     Attributes:
         places: What the pass has to differentiate with respect to.
         leaves: The parameters that it then knows the gradients of.
+        nodes: The operations at whose outputs it does.
     """
 
     places: list[Place]
     leaves: list[Tensor | None]
+    nodes: list[Node]
 
     def begin(self) -> list[RemovableHandle]:
         """Prepare for the pass; what is returned is to be removed when it is over."""
 
-    def taken(self, gradients: Gradients) -> FeatureRows:
-        """Return what came back, from the gradients at the places."""
+    def taken(self, gradients: Gradients, heard: Mapping[Node, Tensor]) -> FeatureRows:
+        """Return what came back, from the gradients at the places, or what was heard at an operation."""
 
 
 def _reading(z: Tensor, readers: Readers, units: Sequence[Unit], reached: Sequence[Reach]) -> _Reading | None:
@@ -151,11 +157,12 @@ class _Alone:
         self.tasks = tasks
         self.places: list[Place] = [z]
         self.leaves: list[Tensor | None] = []
+        self.nodes: list[Node] = []
 
     def begin(self) -> list[RemovableHandle]:
         return []
 
-    def taken(self, gradients: Gradients) -> FeatureRows:
+    def taken(self, gradients: Gradients, heard: Mapping[Node, Tensor]) -> FeatureRows:  # noqa: ARG002
         gradient = next(gradients)
         return DenseRows.of(self.z, {} if gradient is None else dict.fromkeys(self.tasks, gradient))
 
@@ -166,14 +173,16 @@ class _Layers:
     def __init__(self, z: Tensor, layers: list[Columns]) -> None:
         self.z = z
         self.layers = layers
-        self.places: list[Place] = [GradientEdge(each.layer.node, 0) for each in layers]
+        self.nodes: list[Node] = [each.layer.node for each in layers]
+        self.places: list[Place] = [GradientEdge(node, 0) for node in self.nodes]
         self.leaves = [leaf for each in layers for leaf in (each.layer.weight, each.layer.bias)]
 
     def begin(self) -> list[RemovableHandle]:
         return []
 
-    def taken(self, gradients: Gradients) -> FeatureRows:
-        found = [(each, back) for each in self.layers if (back := next(gradients)) is not None]
+    def taken(self, gradients: Gradients, heard: Mapping[Node, Tensor]) -> FeatureRows:
+        every = [(each, heard.get(each.layer.node, back)) for each, back in zip(self.layers, gradients, strict=False)]
+        found = [(each, back) for each, back in every if back is not None]
         return FactoredRows(self.z, found) if found else DenseRows.of(self.z, {})
 
 
@@ -187,6 +196,7 @@ class _Taps:
         self.heard: set[int] = set()
         self.places: list[Place] = [z]
         self.leaves: list[Tensor | None] = []
+        self.nodes: list[Node] = []
 
     def begin(self) -> list[RemovableHandle]:
         dtype = torch.promote_types(self.z.dtype, torch.float32)
@@ -211,9 +221,9 @@ class _Taps:
 
         return hear
 
-    def taken(self, gradients: Gradients) -> FeatureRows:
+    def taken(self, gradients: Gradients, heard: Mapping[Node, Tensor]) -> FeatureRows:  # noqa: ARG002 - no operations
         next(gradients)  # of all tasks together
-        heard = [task in self.heard for task in self.tasks]
-        if all(heard):
+        is_there = [task in self.heard for task in self.tasks]
+        if all(is_there):
             return DenseRows(self.z, self.tasks, self.values)
-        return DenseRows(self.z, [task for task in self.tasks if task in self.heard], self.values[heard])
+        return DenseRows(self.z, [task for task in self.tasks if task in self.heard], self.values[is_there])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.autograd.graph import Node
 
 from mtlkit.gradients.feature_rows import FeatureRows, some_within
 from mtlkit.gradients.linear import LinearNode
+from mtlkit.gradients.slices import Slice
 
 __all__ = ["rows_at_last_layer"]
 
@@ -19,7 +21,8 @@ def rows_at_last_layer(
 ) -> Tensor | None:
     """Return the gradients ``[K, P]``, where all features are the outputs of the layer, or a ReLU or a tanh of them.
 
-    None where they are something else: autograd then finds its own way.
+    They may be slices of that, where several batches went through the layer as one. None where they are something else:
+    autograd then finds its own way.
 
     Args:
         weight: The weight of the layer ``[D, D before]``.
@@ -28,57 +31,88 @@ def rows_at_last_layer(
         n_tasks: K.
         uses: For each operation behind the features, how often it is read.
     """
-    layers = [_layer_of(z, weight, uses) for z in features]
-    for layer, z in zip(layers, features, strict=True):
-        if layer is None or layer.n_uses(uses) != len(features) or not z.dtype == layer.inputs.dtype == weight.dtype:
+    n_slices = len({z.grad_fn for z in features})
+    sources = [_Source.of(z, weight, uses, n_slices) for z in features]
+    n_layers = len({source.layer.node for source in sources if source is not None})
+    for source, z in zip(sources, features, strict=True):
+        if source is None or source.layer.n_uses(uses) != n_layers:
             return None  # it is used elsewhere too
+        if not z.dtype == source.inputs.dtype == weight.dtype:
+            return None
     rows = weight.new_empty(n_tasks, *weight.shape)
     heard: set[int] = set()
-    for layer, z, part in zip(layers, features, parts, strict=True):
-        if layer is not None:
-            _add(rows, heard, layer.inputs, z, part)
+    for source, z, part in zip(sources, features, parts, strict=True):
+        if source is not None:
+            _add(rows, heard, source, z, part)
     return rows.flatten(1)
 
 
-def _add(rows: Tensor, heard: set[int], inputs: Tensor, z: Tensor, part: FeatureRows) -> None:
+class _Source(NamedTuple):
+    """Where features come from: the layer, which of its rows they are, and the name of what acts on its outputs."""
+
+    layer: LinearNode
+    rows: slice
+    activation: str
+
+    @classmethod
+    def of(cls, z: Tensor, weight: Tensor, uses: Mapping[Node, int], n_slices: int) -> _Source | None:
+        """Recognise the layer that has the weight; None where there is another operation.
+
+        Args:
+            z: The features.
+            weight: The weight.
+            uses: As for :func:`rows_at_last_layer`.
+            n_slices: How many operations slice what all features are of, if they are slices.
+        """
+        is_heard = z._backward_hooks or (z._base is not None and z._base._backward_hooks)  # noqa: SLF001
+        if z.ndim != 2 or is_heard:  # noqa: PLR2004 - a hook may change what goes on
+            return None
+        part = Slice.of(z)
+        node, rows = (z.grad_fn, slice(None)) if part is None else (part.whole[0], part.rows)
+        if node is None or (part is not None and uses[node] != n_slices):
+            return None
+        activation = ""
+        if type(node).__name__ in {"ReluBackward0", "TanhBackward0"}:
+            activation = type(node).__name__
+            node = node.next_functions[0][0]
+            if node is None or uses[node] > 1:
+                return None
+        layer = LinearNode.of(node)
+        return cls(layer, rows, activation) if layer is not None and layer.weight is weight else None
+
+    @property
+    def inputs(self) -> Tensor:
+        """What went into the layer ``[B, D before]``."""
+        return self.layer.inputs[self.rows]
+
+    def before_activation(self, back: Tensor, z: Tensor) -> Tensor:
+        """Take gradients ``[k, B, D]`` at the features back to the outputs of the layer."""
+        outputs = z.detach().expand_as(back)
+        if self.activation == "ReluBackward0":
+            back = torch.ops.aten.threshold_backward(back, outputs, 0)
+        elif self.activation == "TanhBackward0":
+            back = torch.ops.aten.tanh_backward(back, outputs)
+        return back
+
+
+def _add(rows: Tensor, heard: set[int], source: _Source, z: Tensor, part: FeatureRows) -> None:
     """Add to the gradients ``[K, D, D before]`` what comes by one tensor of features; those not heard of yet are unset.
 
     Args:
         rows: The gradients.
         heard: The tasks that have some already.
-        inputs: What went into the layer ``[B, D before]``.
-        z: What it made of them.
+        source: The layer.
+        z: What was made of its outputs ``[B, D]``.
         part: What comes back.
     """
+    inputs = source.inputs
     at_once = some_within(z.nbytes)
     for first in range(0, len(part.tasks), at_once):
         tasks = part.tasks[first : first + at_once]
-        back = _before_activation(part.rows(slice(first, first + at_once)).view(len(tasks), *z.shape), z)  # [k, B, D]
-        for task, each in zip(tasks, back, strict=True):
+        back = source.before_activation(part.rows(slice(first, first + at_once)).view(len(tasks), *z.shape), z)
+        for task, each in zip(tasks, back, strict=True):  # [B, D]
             if task in heard:
                 rows[task].addmm_(each.t(), inputs)
             else:
                 torch.mm(each.t(), inputs, out=rows[task])
         heard.update(tasks)
-
-
-def _layer_of(z: Tensor, weight: Tensor, uses: Mapping[Node, int]) -> LinearNode | None:
-    node = z.grad_fn
-    if z.ndim != 2 or node is None or z._backward_hooks:  # noqa: PLR2004, SLF001 - a hook may change what goes on
-        return None
-    if type(node).__name__ in {"ReluBackward0", "TanhBackward0"}:
-        node = node.next_functions[0][0]
-        if node is None or uses[node] > 1:
-            return None
-    layer = LinearNode.of(node)
-    return layer if layer is not None and layer.weight is weight else None
-
-
-def _before_activation(back: Tensor, z: Tensor) -> Tensor:
-    """Take gradients ``[k, B, D]`` at the features back to the outputs of the layer."""
-    name, outputs = type(z.grad_fn).__name__, z.detach().expand_as(back)
-    if name == "ReluBackward0":
-        back = torch.ops.aten.threshold_backward(back, outputs, 0)
-    elif name == "TanhBackward0":
-        back = torch.ops.aten.tanh_backward(back, outputs)
-    return back

@@ -12,7 +12,7 @@ from mtlkit.gradients.walk import edge_of
 from mtlkit.strategies.base import Strategy
 from mtlkit.transfer.freezing import will_be_trained
 
-__all__ = ["UNREACHED", "Features", "Shared", "Sharing", "features_of", "last_weights", "parameters_of"]
+__all__ = ["UNREACHED", "Features", "Shared", "Sharing", "features_of", "last_weights", "parameters_of", "trained"]
 
 UNREACHED = "the features do not depend on the shared parameters that were given"
 
@@ -41,13 +41,20 @@ def features_of(features: Features | None, strategy: Strategy) -> list[Tensor]:
         raise ValueError(
             f"{type(strategy).__name__} needs the tasks' gradients: pass what the encoder returned as features="
         )
-    found = {edge_of(tensor): tensor for tensor in _tensors(features) if tensor.requires_grad}
+    found = trained(features)
     if not found:
         raise ValueError(
             "the features need no gradient, so nothing shared can be measured: is the encoder frozen, or was it called "
             "under torch.no_grad()?"
         )
-    return list(found.values())
+    return found
+
+
+def trained(features: Features | None) -> list[Tensor]:
+    """Return each tensor among the features that can be differentiated at, once; none where there are none."""
+    if features is None:
+        return []
+    return list({edge_of(tensor): tensor for tensor in _tensors(features) if tensor.requires_grad}.values())
 
 
 def parameters_of(shared: Shared) -> list[Tensor]:

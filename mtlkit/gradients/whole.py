@@ -12,6 +12,7 @@ from torch.autograd.graph import GradientEdge
 from mtlkit.gradients.differentiation import accumulate, differentiate, scaled, seed
 from mtlkit.gradients.feature_rows import Columns, FactoredRows
 from mtlkit.gradients.losses import StepLosses, Unit
+from mtlkit.gradients.told_apart import OwnGradients, RowsApart
 from mtlkit.gradients.walk import Reach, are_needed_later, edge_of, reach
 from mtlkit.strategies.rows import gramian_of
 
@@ -21,18 +22,40 @@ __all__ = ["Whole"]
 class Whole:
     """Each loss backpropagated once, to all that it reaches; the gradients are kept, to be combined.
 
+    All are backpropagated at once where the rows of the tasks went through the encoder in one batch, and it lets them
+    be told apart: see :class:`~mtlkit.gradients.told_apart.RowsApart`.
+
     Args:
         losses: The losses L_i.
         parameters: The shared parameters, one or more.
+        features: The tensors z, if they were given.
         loss_scale: What the losses are multiplied by.
     """
 
-    def __init__(self, losses: StepLosses, parameters: Sequence[Tensor], loss_scale: float) -> None:
+    def __init__(
+        self, losses: StepLosses, parameters: Sequence[Tensor], features: Sequence[Tensor], loss_scale: float
+    ) -> None:
         self.loss_scale = loss_scale
         # All that was given, in its order: a strategy that remembers gradients meets each entry at one place, whichever
         # tasks are present and however they reach it.
         shared = {id(parameter): parameter for parameter in parameters}
         self.shared = list(shared.values())
+        dtype = torch.float32
+        for leaf in self.shared:
+            dtype = torch.promote_types(dtype, leaf.dtype)
+        size = sum(leaf.numel() for leaf in self.shared)
+        self.rows = torch.empty(len(losses.stacked), size, dtype=dtype, device=self.shared[0].device)  # [K, P]
+        self.own: OwnGradients = [[] for _ in range(len(losses.stacked))]  # each head's parameters, with dL_i/dp
+        self.banks: list[FactoredRows] = []
+        apart = RowsApart.of(losses, features)
+        if apart is not None and apart.fits(self.shared, dtype):
+            self.own = apart.differentiate(losses, self.shared, self.rows, loss_scale)
+            self.is_reached = [key in apart.leaves for key in shared]
+        else:
+            self.is_reached = self._take_each(losses, shared)
+
+    def _take_each(self, losses: StepLosses, shared: Mapping[int, Tensor]) -> list[bool]:
+        """Backpropagate one loss after another, and return which of the shared parameters any of them reached."""
         units = losses.units
         reached = [reach([edge_of(unit.root)], frozenset()) for unit in units]
         layers = [_layer(unit, each) for unit, each in zip(units, reached, strict=True)]
@@ -43,23 +66,14 @@ class Whole:
             if each.leaves.keys().isdisjoint(shared):
                 name = losses.names[unit.tasks[0]]
                 raise ValueError(f"the loss of {name} does not depend on the shared parameters that were given")
-        self.is_reached = [any(key in each.leaves for each in reached) for key in shared]
-        dtype = torch.float32
-        for leaf in self.shared:
-            dtype = torch.promote_types(dtype, leaf.dtype)
-        size = sum(leaf.numel() for leaf in self.shared)
-        self.rows = torch.empty(len(losses.stacked), size, dtype=dtype, device=self.shared[0].device)  # [K, P]
-        self.own: list[list[tuple[Tensor, Tensor]]] = [
-            [] for _ in range(len(losses.stacked))
-        ]  # each head's parameters, with dL_i/dp
-        self.banks: list[FactoredRows] = []
         for unit, layer, each, keep in zip(units, layers, reached, are_needed_later(reached), strict=True):
             if layer is None:
                 (task,) = unit.tasks
-                seeds = None if loss_scale == 1 else seed(losses.each[task], loss_scale)
+                seeds = None if self.loss_scale == 1 else seed(losses.each[task], self.loss_scale)
                 self._take(task, each.leaves, differentiate([unit.root], [*each.leaves.values()], seeds, keep=keep))
             else:
-                self._take_bank(unit, layer, each.leaves, loss_scale, keep=keep)
+                self._take_bank(unit, layer, each.leaves, self.loss_scale, keep=keep)
+        return [any(key in each.leaves for each in reached) for key in shared]
 
     def _take(self, task: int, leaves: Mapping[int, Tensor], gradients: list[Tensor | None]) -> None:
         """Copy what is shared of a task's gradients to its row, and keep the rest; the list is emptied."""

@@ -160,6 +160,101 @@ def mixed_batches(encoder, batches):
     return [first, second, first]
 
 
+def in_one_pass(cut):
+    """Return how to make features of separate batches from one pass over the rows of all."""
+
+    def features(encoder, batches):
+        return cut(encoder(batches.flatten(0, 1)))
+
+    return features
+
+
+def one_pass_case(make_encoder, cut=lambda z: z.split(8), make_losses=None):
+    """Return a case of batches that pass as one through an encoder of another make, to three features."""
+
+    def change(both):
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            both["encoder"] = make_encoder().double()
+
+    both = case(change=change).modules
+    return case(lambda _, batches: in_one_pass(cut)(both["encoder"], batches), make_losses, both.update)
+
+
+def two_tasks_of_a_slice(z):
+    first, second, _ = z.split(8)
+    return [first, second, first]
+
+
+def overlapping(z):
+    return [z[:12], z[8:16], z[10:]]
+
+
+def shared_hidden_layer(both, features):
+    """Return losses of heads that read their features by a layer that two of them share."""
+    outputs = [both["heads"][task](features[task]) for task in range(3)]
+    outputs[1] = outputs[1] + both["heads"][0](features[1].tanh())
+    return [loss_of(task, output) for task, output in enumerate(outputs)]
+
+
+class Centred(nn.Module):
+    """A layer whose rows know of one another, by operations that each look harmless."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, rows):
+        hidden = self.one(rows).tanh()
+        return self.other(hidden - self.one(rows[:1]).tanh()) * self.other(hidden[2:3])
+
+
+class Squared(nn.Module):
+    """An encoder that is given as many rows as it has hidden units, and mistakes one for the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 24), nn.Linear(24, 3)
+
+    def forward(self, rows):
+        return self.other(self.one(rows).t().tanh())
+
+
+class Residual(nn.Module):
+    """An encoder with a way past its layers, a gate, and a layer that is not trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.begin, self.fixed, self.end = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3, bias=False)
+        self.fixed.requires_grad_(requires_grad=False)
+
+    def forward(self, rows):
+        hidden = self.begin(rows)
+        return self.end(F.gelu(hidden) + hidden * self.fixed(hidden).sigmoid())
+
+
+class Twice(nn.Module):
+    """An encoder that takes its rows through one layer two times."""
+
+    def __init__(self):
+        super().__init__()
+        self.begin, self.end = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, rows):
+        return self.end(self.begin(self.begin(rows).tanh()))
+
+
+class Normalised(nn.Sequential):
+    """An encoder with a parameter of no linear layer."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3), nn.ReLU())
+
+
+def activated():
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), nn.ReLU())
+
+
 def checkpointed(encoder, batches):
     return [checkpoint(encoder, batches[0], use_reentrant=False)] * 3
 
@@ -322,6 +417,47 @@ CASES = {
     "a penalty on the encoder, separate batches": lambda: case(separate_batches, penalise("encoder")),
     "frozen parameters": lambda: case(change=freeze_some),
     "unused parameters": lambda: case(change=add_unused),
+    "one pass, split": lambda: case(in_one_pass(lambda z: z.split(8))),
+    "one pass, copied": lambda: case(in_one_pass(lambda z: torch.split_with_sizes_copy(z, [8, 8, 8]))),
+    "one pass, sliced": lambda: case(in_one_pass(lambda z: [z[:8], z[8:16], z[-8:]])),
+    "one pass, narrowed": lambda: case(in_one_pass(lambda z: [z.narrow(0, at, 8) for at in (16, 0, 8)])),
+    "one pass, unequal batches": lambda: case(in_one_pass(lambda z: z.split([3, 14, 7]))),
+    "one pass, rows of no task": lambda: case(in_one_pass(lambda z: [z[1:5], z[5:6], z[20:24]])),
+    "one pass, some rows twice": lambda: case(in_one_pass(overlapping)),
+    "one pass, every second row": lambda: case(in_one_pass(lambda z: [z[::2], z[1:12:2], z[13::2]])),
+    "one pass, rows by their numbers": lambda: case(
+        in_one_pass(lambda z: [z[torch.arange(t, 24, 3)] for t in range(3)])
+    ),
+    "one pass, columns": lambda: case(
+        in_one_pass(lambda z: [z[:, :2], z[:, 1:], z[:, ::2]]),
+        of_heads,
+        with_heads(lambda n: nn.Linear(2, n)),
+    ),
+    "one pass, then each its own way": lambda: case(in_one_pass(lambda z: [part.tanh() for part in z.split(8)])),
+    "one pass, two tasks of a batch": lambda: case(in_one_pass(two_tasks_of_a_slice)),
+    "one pass, deep heads": lambda: heads_case(
+        lambda n: nn.Sequential(nn.Tanh(), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, n)),
+        make_features=in_one_pass(lambda z: z.split(8)),
+    ),
+    "one pass, stacked losses": lambda: case(in_one_pass(lambda z: z.split(8)), stacked(of_heads)),
+    "one pass, one head for all": lambda: case(in_one_pass(lambda z: z.split(8)), one_head_for_all),
+    "one pass, a layer in two heads": lambda: case(in_one_pass(lambda z: z.split(8)), shared_hidden_layer),
+    "one pass, a loss over two batches": lambda: case(in_one_pass(lambda z: z.split(8)), features_twice),
+    "one pass, a penalty on the encoder": lambda: case(in_one_pass(lambda z: z.split(8)), penalise("encoder")),
+    "one pass, a penalty on the heads": lambda: case(in_one_pass(lambda z: z.split(8)), penalise("heads")),
+    "one pass, frozen parameters": lambda: case(in_one_pass(lambda z: z.split(8)), change=freeze_some),
+    "one pass, unused parameters": lambda: case(in_one_pass(lambda z: z.split(8)), of_heads, add_unused),
+    "one pass, ReLU": lambda: one_pass_case(activated),
+    "one pass, ReLU, sliced": lambda: one_pass_case(activated, lambda z: [z[:8], z[8:16], z[16:]]),
+    "one pass, ReLU, two tasks of a batch": lambda: one_pass_case(activated, two_tasks_of_a_slice),
+    "one pass, a residual encoder": lambda: one_pass_case(Residual),
+    "one pass, a layer used twice": lambda: one_pass_case(Twice),
+    "one pass, a norm": lambda: one_pass_case(Normalised),
+    "one pass, rows that know of one another": lambda: one_pass_case(Centred),
+    "one pass, rows for columns": lambda: one_pass_case(Squared),
+    "one pass, checkpointed": lambda: case(
+        lambda encoder, batches: checkpoint(encoder, batches.flatten(0, 1), use_reentrant=False).split(8)
+    ),
     "a checkpointed encoder": lambda: case(checkpointed),
     "checkpointed layers": lambda: case(checkpointed_layers),
 }

@@ -1,0 +1,188 @@
+"""The gradients of tasks whose rows went through the encoder as one batch, from one backward pass for all of them.
+
+Letters: K tasks; x ``[B, D]`` what went into a linear layer, G ``[B, C]`` what comes back to its outputs.
+
+Where every operation of the encoder treats a row by itself, the rows of G that are task i's come from its loss alone.
+Its gradient at the layer's weight is then G_i' x_i, over these rows, and at the bias their sum: together, over all
+tasks, as much work as the gradient of the sum of the losses, and no backward pass for each. (Goodfellow, "Efficient
+per-example gradient computations", 2015, has it for single rows.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from mtlkit.gradients.differentiation import differentiate, heard_at
+from mtlkit.gradients.linear import LinearNode
+from mtlkit.gradients.losses import StepLosses, Unit
+from mtlkit.gradients.slices import slices_of
+from mtlkit.gradients.walk import Edge, Place, Reach, are_apart, edge_of, leaf_of, reach
+
+__all__ = ["OwnGradients", "RowsApart"]
+
+OwnGradients = list[list[tuple[Tensor, Tensor]]]
+
+_BY_ENTRY = {
+    f"{name}Backward0"
+    for name in (
+        *("Relu", "LeakyRelu", "Elu", "Gelu", "Silu", "Mish", "Tanh", "Sigmoid", "LogSigmoid", "Softplus"),
+        *("Hardtanh", "Hardsigmoid", "Hardswish", "Softshrink", "Threshold", "Clamp"),
+        *("Add", "Sub", "Mul", "Neg", "NativeDropout"),
+    )
+}
+"""Operations that act on each entry by itself; of two tensors, where both have the same rows."""
+
+
+class _Member(NamedTuple):
+    """A task: its place among the losses, its unit, its rows, and its own leaves on this side of the features."""
+
+    task: int
+    unit: Unit
+    rows: slice
+    leaves: Sequence[Tensor]
+
+
+class RowsApart(NamedTuple):
+    """An encoder of linear layers and of operations on single entries, through which the rows of several tasks went.
+
+    Attributes:
+        layers: The layers.
+        leaves: Their parameters that are trained, by identity.
+        rounds: The tasks, so that no two of a round have rows in common.
+    """
+
+    layers: Sequence[LinearNode]
+    leaves: Mapping[int, Tensor]
+    rounds: Sequence[Sequence[_Member]]
+
+    @classmethod
+    def of(cls, losses: StepLosses, features: Sequence[Tensor]) -> RowsApart | None:
+        """Recognise it; None where the gradients cannot be told apart by rows.
+
+        Args:
+            losses: The losses, each of which depends on one of the tensors.
+            features: The slices of what the encoder made of all rows.
+        """
+        slices = slices_of(features) if len(features) > 1 and all(type(z) is Tensor for z in features) else None
+        if slices is None or any(unit.bank for unit in losses.units):
+            return None
+        whole, _, n_rows = slices[0]
+        behind = reach([whole], frozenset())
+        layers = _layers(behind, n_rows)
+        if layers is None:
+            return None
+        places = {edge_of(z): each.rows for z, each in zip(features, slices, strict=True)}
+        reached = [reach([edge_of(unit.root)], places.keys()) for unit in losses.units]
+        rounds = _rounds(losses.units, reached, places)
+        if rounds is None or any(not behind.leaves.keys().isdisjoint(each.leaves) for each in reached):
+            return None
+        return cls(layers, behind.leaves, rounds)
+
+    def fits(self, shared: Sequence[Tensor], dtype: torch.dtype) -> bool:
+        """Return whether all that is trained of it is shared, and of this dtype."""
+        return self.leaves.keys() <= {id(leaf) for leaf in shared} and all(
+            leaf.dtype == dtype for leaf in self.leaves.values()
+        )
+
+    def differentiate(
+        self, losses: StepLosses, shared: Sequence[Tensor], rows: Tensor, loss_scale: float
+    ) -> OwnGradients:
+        """Fill in the tasks' gradients ``[K, P]`` at what is shared, and return those of each task's own parameters.
+
+        Args:
+            losses: The losses.
+            shared: The shared parameters, side by side in the rows; all leaves of the layers are among them.
+            rows: What is to be filled in, times the loss scale.
+            loss_scale: What the losses are multiplied by.
+        """
+        ends = accumulate(leaf.numel() for leaf in shared)
+        columns = {id(leaf): slice(end - leaf.numel(), end) for leaf, end in zip(shared, ends, strict=True)}
+        if sum(leaf.numel() for leaf in self.leaves.values()) < rows.shape[1]:
+            rows.zero_()  # some are not reached
+        inputs = [layer.inputs for layer in self.layers]  # before the pass, which lets go of them
+        edges: list[Place] = [GradientEdge(layer.node, 0) for layer in self.layers]
+        own: OwnGradients = [[] for _ in range(len(losses.stacked))]
+        for number, members in enumerate(self.rounds):
+            roots = [losses.stacked] if len(self.rounds) == 1 else [member.unit.root for member in members]
+            seeds = [torch.full_like(losses.stacked, loss_scale)]
+            if len(self.rounds) > 1:
+                seeds = [torch.full_like(losses.each[member.task], loss_scale) for member in members]
+            wanted = [*edges, *(leaf for member in members for leaf in member.leaves)]
+            with heard_at([layer.node for layer in self.layers]) as heard:
+                found = iter(differentiate(roots, wanted, seeds, keep=number + 1 < len(self.rounds)))
+            for layer, x, back in zip(self.layers, inputs, found, strict=False):
+                for member in members:
+                    _fill(rows[member.task], columns, layer, x, heard.get(layer.node, back), member.rows)
+            for member in members:
+                pairs = zip(member.leaves, found, strict=False)
+                own[member.task] = [(leaf, gradient) for leaf, gradient in pairs if gradient is not None]
+        return own
+
+
+def _layers(behind: Reach, n_rows: int) -> list[LinearNode] | None:
+    """Return the linear layers behind the features, if there is nothing there but them and what acts by entry."""
+    layers = [layer for node in behind.uses if (layer := LinearNode.of(node)) is not None]
+    if not layers or not all(layer.is_alone(behind.uses) for layer in layers):
+        return None
+    known: set[Node] = {layer.node for layer in layers}
+    transposed = {layer.node.next_functions[-1][0] for layer in layers}
+    for node in behind.uses:
+        if leaf_of(node) is None and node not in transposed:
+            is_told_apart = _has_rows(node, n_rows) and (node in known or _acts_by_row(node))
+            if not is_told_apart:
+                return None
+    leaves = {id(leaf) for layer in layers for leaf in (layer.weight, layer.bias)}
+    return layers if behind.leaves.keys() <= leaves else None
+
+
+def _has_rows(node: Any, n_rows: int) -> bool:
+    """Return whether what an operation makes is a matrix of so many rows."""
+    shape = node._input_metadata[0].shape  # noqa: SLF001 - what autograd knows of its output
+    return len(shape) == 2 and shape[0] == n_rows  # noqa: PLR2004
+
+
+def _acts_by_row(node: Node) -> bool:
+    """Return whether each row of what an operation without parameters makes is made of that row of what it is given."""
+    if type(node).__name__ in {"AddmmBackward0", "MmBackward0"}:  # a layer that is not trained
+        *added, _, (transposed, _) = node.next_functions
+        return transposed is None and all(bias is None for bias, _ in added)
+    return type(node).__name__ in _BY_ENTRY
+
+
+def _rounds(
+    units: Sequence[Unit], reached: Sequence[Reach], places: Mapping[Edge, slice]
+) -> list[list[_Member]] | None:
+    """Return the tasks round by round; None where one reads other rows than its own, or shares a head with another."""
+    if not are_apart(reached):
+        return None
+    by_rows: dict[Edge, list[_Member]] = {}
+    for unit, each in zip(units, reached, strict=True):
+        read = {edge for node in each.readers for edge in node.next_functions if edge in places}
+        if len(read) != 1:
+            return None
+        (place,) = read
+        (task,) = unit.tasks
+        by_rows.setdefault(place, []).append(_Member(task, unit, places[place], list(each.leaves.values())))
+    every = by_rows.values()
+    return [[own[turn] for own in every if turn < len(own)] for turn in range(max(map(len, every)))]
+
+
+def _fill(
+    row: Tensor, columns: Mapping[int, slice], layer: LinearNode, x: Tensor, back: Tensor | None, rows: slice
+) -> None:
+    """Fill in a task's gradient at a layer, from what went in and what came back at the task's rows."""
+    for leaf in (layer.weight, layer.bias):
+        if leaf is not None:
+            place = row[columns[id(leaf)]].view(leaf.shape)
+            if back is None:
+                place.zero_()
+            elif leaf is layer.weight:
+                torch.mm(back[rows].t(), x[rows], out=place)
+            else:
+                torch.sum(back[rows], 0, out=place)
