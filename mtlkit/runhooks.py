@@ -21,16 +21,14 @@ from mtlkit.engine.events import (
     RunStarted,
     StepRecorded,
 )
-from mtlkit.engine.run import RunFolder
-from mtlkit.errors import MtlkitError, PluginError
+from mtlkit.engine.run import HOOK_FAILURES, RunFolder
+from mtlkit.errors import CheckpointError, MtlkitError, PluginError
 from mtlkit.hookspecs import RunHooks
 from mtlkit.registry import Record
 from mtlkit.registry.describe import raised
 from mtlkit.resolve import Part, Resolved
 
 __all__ = ["HookFailure", "HookListener", "read_failures"]
-
-FAILURES_FILE = "hook_failures.jsonl"
 
 _HOOK_OF = {
     RunStarted: "mtlkit_run_started",
@@ -86,6 +84,7 @@ class HookListener:
         self.failures: list[HookFailure] = []
         self._strict = resolved.config.plugins.strict
         self._run: RunFolder | None = None
+        self._told: set[tuple[str, str]] = set()  # whose failure of which hook was warned of
         self._plugins: list[tuple[Record, pluggy.PluginManager]] = []
         for part in resolved.hooks:
             if part.record is None:  # the resolver finds every hook in the registry
@@ -108,6 +107,8 @@ class HookListener:
         hook = _HOOK_OF.get(type(event))
         if hook is None:
             return
+        if isinstance(event, RunStarted) and self._run is not None:
+            self.failures = read_failures(self._run)  # those up to the step that the run goes on from
         for record, manager in self._plugins:
             try:
                 # What one changes in the event is for itself alone, and what it draws at random is drawn aside.
@@ -125,18 +126,30 @@ class HookListener:
             raise PluginError(
                 f"{text}. The run ends there, since its plugins.strict is set; --resume goes on with it."
             ) from error
-        if any((each.plugin, each.hook) == (record.qualified, hook) for each in self.failures):
+        failed = (record.qualified, hook)
+        if failed in self._told:
             return  # once is enough: a hook that fails fails at every step
-        failure = HookFailure(record.qualified, record.version, record.value, hook, getattr(event, "step", None), what)
-        self.failures.append(failure)
-        if self._run is not None:
-            self._run.append(FAILURES_FILE, asdict(failure))
+        self._told.add(failed)
+        if failed not in {(each.plugin, each.hook) for each in self.failures}:
+            step = getattr(event, "step", None)
+            failure = HookFailure(record.qualified, record.version, record.value, hook, step, what)
+            self.failures.append(failure)
+            if self._run is not None:
+                self._run.append(HOOK_FAILURES, asdict(failure))
         warnings.warn(f"{text}. The run goes on without it; further failures of this hook are not shown.", stacklevel=2)
 
 
 def read_failures(run: RunFolder) -> list[HookFailure]:
-    """Return the failures of hooks that a run's folder tells of."""
-    return [HookFailure(**record) for record in run.read(FAILURES_FILE)]
+    """Return the failures of hooks that a run's folder tells of.
+
+    Raises:
+        CheckpointError: If they cannot be read.
+    """
+    records = run.read(HOOK_FAILURES)
+    try:
+        return [HookFailure(**record) for record in records]
+    except TypeError as error:
+        raise CheckpointError(f"{run.path / HOOK_FAILURES} is not what a run writes: {error}. Remove it.") from error
 
 
 def _instance(part: Part, record: Record, resolved: Resolved) -> Any:

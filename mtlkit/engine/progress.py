@@ -52,7 +52,7 @@ class Progress:
         for error in damaged:
             warnings.warn(f"{error} Going on from {folder}, which is older.", stacklevel=2)
         if folder is None:
-            run.truncate({})
+            run.truncate({}, step=0)
             seed_generators(experiment.plan.seed)
             torch.manual_seed(experiment.plan.seed)  # on every device
             return cls()
@@ -65,10 +65,11 @@ class Progress:
             for stream, saved in zip(experiment.streams, state["streams"], strict=True):
                 stream.restore(saved)
             restore_generators(state["random"], experiment.device)
-            run.truncate(state["records"])
-            return cls(**state["progress"])
+            progress = cls(**state["progress"])
+            run.truncate(state["records"], step=progress.step)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"The state in {folder} is not this run's: {error}.") from error
+        return progress
 
     def state(self, experiment: Experiment, run: RunFolder) -> dict[str, Any]:
         """Return everything that a checkpoint holds beside the model's weights."""

@@ -18,7 +18,11 @@ from mtlkit.errors import CheckpointError, MtlkitError, Stopped
 from mtlkit.locking import Lock
 from mtlkit.plainjson import dumps
 
-__all__ = ["RunFolder"]
+__all__ = ["HOOK_FAILURES", "METRICS", "TIMINGS", "RunFolder"]
+
+METRICS = "metrics.jsonl"
+TIMINGS = "timings.jsonl"
+HOOK_FAILURES = "hook_failures.jsonl"
 
 
 class RunFolder:
@@ -124,16 +128,26 @@ class RunFolder:
             raise CheckpointError(f"{path} cannot be read: {error}.") from error
 
     def sizes(self) -> dict[str, int]:
-        """Return how long each record file is, in bytes: a checkpoint remembers it."""
-        return {name: file.tell() for name, file in self._files.items()}
+        """Return how long ``metrics.jsonl`` is, in bytes, by its name: a checkpoint remembers it."""
+        return {METRICS: self._file(METRICS).tell()}
 
-    def truncate(self, sizes: Mapping[str, int]) -> None:
-        """Cut the records back to where they were when a checkpoint was written; they are made again from there."""
+    def truncate(self, sizes: Mapping[str, int], *, step: int) -> None:
+        """Cut the records back to where they were when a checkpoint was written; they are made again from there.
+
+        The others than ``metrics.jsonl`` are cut before the first line that is of no step up to this one: a checkpoint
+        holds nothing of theirs, for how long they are depends on the times in them.
+
+        Args:
+            sizes: What :meth:`sizes` said.
+            step: The step of the checkpoint.
+        """
         with storage_errors("cut back the records in"):
-            for name in ("metrics.jsonl", "timings.jsonl"):
-                file = self._file(name)
-                file.truncate(min(sizes.get(name, 0), file.seek(0, os.SEEK_END)))
-                file.seek(0, os.SEEK_END)
+            file = self._file(METRICS)
+            file.truncate(min(sizes.get(METRICS, 0), file.seek(0, os.SEEK_END)))
+            file.seek(0, os.SEEK_END)
+            for path in (self.path / name for name in (TIMINGS, HOOK_FAILURES)):
+                if path.exists():
+                    os.truncate(path, _size_up_to(step, path))
 
     def _file(self, name: str) -> BinaryIO:
         if name not in self._files:
@@ -204,3 +218,17 @@ def _refuse_links(path: Path) -> None:
             if not (each.is_file(follow_symlinks=False) or each.is_dir(follow_symlinks=False)):
                 what = "a symbolic link" if each.is_symlink() else "neither a file nor a folder"
                 raise CheckpointError(f"{each.path} is {what}. A run's files are in its own folder; remove it.")
+
+
+def _size_up_to(step: int, path: Path) -> int:
+    """Return where in a file of records the first line begins that is of no step up to this one."""
+    size = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            is_kept = line.endswith(b"\n") and json.loads(line)["step"] <= step
+        except (ValueError, KeyError, TypeError):  # TypeError: None, which is of the end of a run
+            is_kept = False
+        if not is_kept:
+            return size
+        size += len(line)
+    return size

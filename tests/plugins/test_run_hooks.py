@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import mtlkit as package
+from mtlkit.errors import CheckpointError
 from mtlkit.runhooks import HookFailure
 from mtlkit.yamlfile import load
 
@@ -264,6 +265,34 @@ class TestThatFail:
         lines = (run.folder / "hook_failures.jsonl").read_text(encoding="utf-8").splitlines()
         assert [json.loads(line) for line in lines] == [vars(each) for each in expected]
         assert package.train(settings, resume=True).hook_failures == expected  # of a run that is over
+
+    @pytest.mark.parametrize("split", ["validation", "test"])  # before it was saved, and after
+    def test_stand_once_in_a_run_that_was_stopped(self, track, settings, split):
+        track(failing())
+        with pytest.warns(UserWarning, match="no connection"):
+            whole = package.train({**settings, "run": {**settings["run"], "name": "whole"}})
+
+        def stop(event):
+            if getattr(event, "split", None) == split:
+                raise RuntimeError("pulled the plug")
+
+        with pytest.warns(UserWarning, match="no connection"), pytest.raises(RuntimeError, match="pulled"):
+            package.train(settings, listeners=[stop])
+        with pytest.warns(UserWarning, match="no connection") as caught:
+            run = package.train(settings, resume=True)
+        assert sum("mtlkit_run_started" in str(each.message) for each in caught) == 1  # whoever goes on hears of it
+        assert run.hook_failures == whole.hook_failures
+        file = "hook_failures.jsonl"
+        assert (run.folder / file).read_bytes() == (whole.folder / file).read_bytes()
+
+    @pytest.mark.parametrize("line", ['{"step": 0}', "[1]", "{"])
+    def test_that_are_no_records_are_told_of(self, track, settings, line):
+        track(failing())
+        with pytest.warns(UserWarning, match="no connection"):
+            run = package.train(settings)
+        (run.folder / "hook_failures.jsonl").write_text(f"{line}\n", encoding="utf-8")
+        with pytest.raises(CheckpointError, match=r"hook_failures\.jsonl"):
+            package.train(settings, resume=True)
 
     def test_leave_the_others_their_events(self, track, install, settings):
         track(failing())

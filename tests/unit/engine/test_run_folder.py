@@ -254,7 +254,7 @@ class TestRecords:
         before = (run.path / "metrics.jsonl").read_bytes()
         run.append("metrics.jsonl", {"step": 2})
         run.append("timings.jsonl", {"step": 2})
-        run.truncate(sizes)
+        run.truncate(sizes, step=1)
         assert run.sizes() == sizes
         assert (run.path / "metrics.jsonl").read_bytes() == before
         run.append("metrics.jsonl", {"step": 3})
@@ -264,14 +264,30 @@ class TestRecords:
         for step in range(3):
             run.append("metrics.jsonl", {"step": step})
         with RunFolder.open(run.path) as again:
-            again.truncate({"metrics.jsonl": 12})
+            again.truncate({"metrics.jsonl": 12}, step=0)
             again.append("metrics.jsonl", {"step": 9})
         assert (run.path / "metrics.jsonl").read_bytes() == b'{"step": 0}\n{"step": 9}\n'
-        assert (run.path / "timings.jsonl").read_bytes() == b""
+
+    @pytest.mark.parametrize("name", ["timings.jsonl", "hook_failures.jsonl"])
+    @pytest.mark.parametrize("torn", [b'{"step": 3, "sec', b"[3]\n", b'{"step": null}\n', b'{"step": 2', b"\xff\n"])
+    def test_of_times_and_failures_are_cut_back_to_the_step(self, run, name, torn):
+        for step in (1, 2):
+            run.append(name, {"step": step})
+        (run.path / name).write_bytes(before := (run.path / name).read_bytes() + torn)
+        run.truncate({}, step=2)
+        assert (run.path / name).read_bytes() == before.removesuffix(torn)
+        run.truncate({}, step=1)
+        run.append(name, {"step": 3})
+        assert (run.path / name).read_bytes() == b'{"step": 1}\n{"step": 3}\n'
+
+    def test_hold_no_size_that_depends_on_times(self, run):
+        run.append("metrics.jsonl", {"step": 1})
+        run.append("timings.jsonl", {"step": 1, "seconds": 0.1})
+        assert run.sizes() == {"metrics.jsonl": 12}
 
     def test_are_never_made_longer(self, run):
         run.append("metrics.jsonl", {"step": 1})
-        run.truncate({"metrics.jsonl": 10_000})
+        run.truncate({"metrics.jsonl": 10_000}, step=1)
         assert (run.path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n'
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
