@@ -119,9 +119,27 @@ class CheckpointError(MtlkitError):
 
 
 class NonFiniteError(MtlkitError):
-    """A loss, a gradient or a weight is NaN or infinite."""
+    """A loss, a gradient or a weight is NaN or infinite.
+
+    Args:
+        message: What a person reads.
+        what: Which of them it is: ``loss``, ``gradient``, ``weight``, ``held-out loss`` or ``slope``; empty where
+            that is not known.
+        places: Whose it is, by their places among the losses of the step.
+        details: Whatever else is known, for programs, such as step, task and rows.
+    """
 
     exit_code = 6
+
+    def __init__(self, message: str, *, what: str = "", places: Sequence[int] = (), **details: object) -> None:
+        super().__init__(message)
+        self.what = what
+        self.places = tuple(places)
+        self.details = details
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what ``--json`` prints, with the parts that are known."""
+        return super().to_dict() | ({"what": self.what} if self.what else {}) | self.details
 
 
 class StorageError(MtlkitError):

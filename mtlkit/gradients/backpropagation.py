@@ -70,7 +70,8 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
     Raises:
         ValueError: If a loss is no scalar or depends on nothing that can be trained, their number does not fit, or
             the features, the shared parameters or an outlook are needed and missing, or no loss reaches them.
-        NonFiniteError: If a loss, or a gradient that the strategy needs, is NaN or infinite; nothing is changed.
+        NonFiniteError: If a loss, a gradient that the strategy needs, or what it should foresee is NaN or infinite:
+            nothing is changed then. If a weight that it answers with is: then no ``.grad`` is.
     """
     _check_outlook(ahead, strategy, tasks)
     step = StepLosses.of(losses, banks, strategy, tasks, preference)
@@ -89,14 +90,17 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
                 return _overflown(graph, values)
             _check_finite("gradient", step, norms)
         if ahead is not None:
+            _check_outlook_is_finite(ahead)
             strategy.foresee(ahead.slopes.to(seen.device), tasks)
         weighting = _asked(strategy, seen, gramian, graph, tasks, preference)
         applied = _preferred(weighting.weights, preference)
         factors = (applied * scale).tolist()
+        _check_finite("weight", step, factors, strategy)
         head_factors = factors
         at_heads = torch.ones_like(applied) if heads == "plain" else weighting.head_weights
         if at_heads is not None:
             head_factors = (_preferred(at_heads, preference) * scale).tolist()
+            _check_finite("weight", step, head_factors, strategy)
             if graph is None:
                 graph = Cut(step, features_of(features, strategy), None, loss_scale)
         _descend(step, graph, weighting, (factors, head_factors), seen, scale, loss_scale)
@@ -147,11 +151,21 @@ def _autocast_off(device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def _check_finite(what: str, losses: StepLosses, values: Sequence[float]) -> None:
+def _check_finite(what: str, losses: StepLosses, values: Sequence[float], strategy: Strategy | None = None) -> None:
     if not all(map(math.isfinite, values)):
-        every = zip(losses.names, values, strict=True)
-        bad = [f"{name} ({value})" for name, value in every if not math.isfinite(value)]
-        raise NonFiniteError(f"Non-finite {what} of {', '.join(bad)}.")
+        places = [place for place, value in enumerate(values) if not math.isfinite(value)]
+        bad = [f"{losses.names[place]} ({values[place]})" for place in places]
+        by = "" if strategy is None else f", as {type(strategy).__name__} weighs it"
+        raise NonFiniteError(f"Non-finite {what} of {', '.join(bad)}{by}.", what=what, places=places)
+
+
+def _check_outlook_is_finite(ahead: Outlook) -> None:
+    if not ahead.slopes.isfinite().all():
+        raise NonFiniteError(
+            "Non-finite slope of the held-out losses: the trial step led to where a loss is NaN or infinite. A lower "
+            "learning rate makes it shorter.",
+            what="slope",
+        )
 
 
 def _asked(

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mtlkit.errors import NonFiniteError
 from mtlkit.gradients.differentiation import differentiate
 from mtlkit.gradients.losses import Losses, check, named
 from mtlkit.strategies.base import Strategy
@@ -43,7 +44,8 @@ class Outlook:
     """What one look ahead saw.
 
     Attributes:
-        slopes: The derivative of each objective with respect to each task's weight ``[M, K]``, in float64 on the CPU.
+        slopes: The derivative of each objective with respect to each task's weight ``[M, K]``, in float64 on the CPU;
+            NaN or infinite where the trial step led too far for it to be told.
         tasks: The indices of the tasks present in the training batch ``[K]``; None where all were.
     """
 
@@ -89,6 +91,8 @@ def look_ahead(
     Raises:
         ValueError: If the strategy does not look ahead, the optimizer moves nothing, or the losses are not one scalar
             for each task present.
+        NonFiniteError: If a loss of the training batch or its gradient is NaN or infinite, or a held-out loss is after
+            the trial step.
     """
     if not strategy.looks_ahead:
         raise ValueError(f"{type(strategy).__name__} does not look ahead: backward() needs nothing more for it")
@@ -102,9 +106,11 @@ def look_ahead(
     random = _RandomState(moving)
     with _kept(moving, model), torch.autocast(moving[0].parameter.device.type, enabled=False):
         try:
-            (gradient,) = _gradients(training, weights[None], moving, strategy, tasks)
+            (gradient,) = _gradients("loss", training, weights[None], moving, strategy, tasks)
+            _check_gradient(gradient)
             _take_trial_step(moving, gradient)
-            for row, direction in enumerate(_gradients(held_out, objectives, moving, strategy, held_out_tasks)):
+            seen = _gradients("held-out loss", held_out, objectives, moving, strategy, held_out_tasks)
+            for row, direction in enumerate(seen):
                 slopes[row] = _slopes(training, direction, moving, random)
         finally:
             random.restore()
@@ -161,6 +167,7 @@ def _moving(optimizer: torch.optim.Optimizer, strategy: Strategy) -> list[_Movin
 
 
 def _gradients(
+    what: str,
     losses_of: Callable[[], Losses],
     sums: Tensor,
     moving: Sequence[_Moving],
@@ -170,6 +177,7 @@ def _gradients(
     """Run a batch, and return the gradient of each weighted sum of its losses ``[M, K]``."""
     names, losses = named(losses_of())
     check(names, losses, strategy, tasks, None)
+    _check_finite(what, names, losses, (sums != 0).any(0).tolist())
     parameters = [each.parameter for each in moving]
     made: list[Gradient] = []
     for weights in sums.tolist():
@@ -180,6 +188,22 @@ def _gradients(
         else:
             made.append([None] * len(parameters))
     return made
+
+
+def _check_finite(what: str, names: Sequence[str], losses: Sequence[Tensor], counted: Sequence[bool]) -> None:
+    """Refuse losses that are not finite, but for those that count in none of the sums."""
+    values = torch.stack([loss.detach() for loss in losses]).tolist()
+    places = [place for place, value in enumerate(values) if counted[place] and not math.isfinite(value)]
+    if places:
+        bad = ", ".join(f"{names[place]} ({values[place]})" for place in places)
+        after = "" if what == "loss" else " after the trial step, which a lower learning rate makes shorter"
+        raise NonFiniteError(f"Non-finite {what} of {bad}{after}.", what=what, places=places)
+
+
+def _check_gradient(gradient: Gradient) -> None:
+    finite = [part.isfinite().all() for part in gradient if part is not None]
+    if finite and not torch.stack(finite).all():
+        raise NonFiniteError("Non-finite gradient of the weighted losses of the training batch.", what="gradient")
 
 
 @torch.no_grad()

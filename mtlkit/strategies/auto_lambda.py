@@ -38,7 +38,7 @@ class AutoLambda(Strategy):
     weights.
 
     As in that code, nothing keeps a weight from falling below 0, where the model, that task's head included, climbs its
-    loss: set ``floor`` where a run comes to that. Departures: what the trial step makes non-finite teaches nothing;
+    loss: set ``floor`` where a run comes to that. Departures: a trial step that leads to NaN or infinity is an error;
     ``floor``; and ``sgd``, where the authors have Adam.
 
     Args:
@@ -85,8 +85,9 @@ class AutoLambda(Strategy):
 
     @torch.no_grad()
     def foresee(self, slopes: Tensor, tasks: Tensor | None = None) -> None:
-        if not self.training or not len(slopes) or not slopes.isfinite().all():
-            return  # nothing can be learned from such a step, and the state must not be poisoned by it
+        if not self.training or not len(slopes):
+            return
+        self._require_finite("slope", slopes)
         present = self._present(tasks, self.task_weights)
         moved = self.task_weights[present] - self.descent.step(slopes.sum(0), present)
         self.task_weights[present] = moved if self.floor is None else moved.clamp(min=self.floor)

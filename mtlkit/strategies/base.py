@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtlkit.errors import NonFiniteError
+
 __all__ = ["GramianStrategy", "Needs", "Over", "Strategy", "Weighting"]
 
 
@@ -123,6 +125,9 @@ class Strategy(nn.Module):
         Args:
             losses: The losses of the tasks present ``[K]``, detached, in float64.
             tasks: The indices of the tasks present ``[K]``; None where all are.
+
+        Raises:
+            NonFiniteError: If a loss is NaN or infinite, and would change what the strategy knows; nothing is changed.
         """
 
     def trial(self, tasks: Tensor | None = None) -> Tensor:
@@ -150,8 +155,11 @@ class Strategy(nn.Module):
 
         Args:
             slopes: The derivative of each objective, after the trial step, with respect to the weight of each task
-                present in the training batch ``[M, K]``, in float64; NaN or infinite where that step led too far.
+                present in the training batch ``[M, K]``, in float64.
             tasks: The indices of those tasks ``[K]``; None where all are. The state of the others is left alone.
+
+        Raises:
+            NonFiniteError: If a slope is NaN or infinite, and would change what the strategy knows; nothing is changed.
         """
 
     def end_epoch(self) -> None:
@@ -161,6 +169,15 @@ class Strategy(nn.Module):
         """Return optimizer groups for the parameters that are learned along with the model's; none decays."""
         parameters = list(self.parameters())
         return [{"params": parameters, "weight_decay": 0.0}] if parameters else []
+
+    def _require_finite(self, what: str, values: Tensor) -> None:
+        """Refuse to learn from what is not finite, by the places of the tasks ``[..., K]``."""
+        if not values.isfinite().all():
+            bad = (~values.isfinite()).reshape(-1, values.shape[-1]).any(0).nonzero().flatten().tolist()
+            told = ", ".join(f"task {place}" for place in bad)
+            raise NonFiniteError(
+                f"Non-finite {what} of {told}: {type(self).__name__} learns nothing from it.", what=what, places=bad
+            )
 
     def _present(self, tasks: Tensor | None, like: Tensor) -> Tensor:
         """Return the indices of the tasks present ``[K]``."""

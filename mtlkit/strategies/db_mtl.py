@@ -52,8 +52,7 @@ class DBMTL(Strategy):
         kept = self.averages.like(jacobian)
         rows = self.beta * kept[present] + (1 - self.beta) * inverse.to(jacobian)[:, None] * jacobian  # [K, P]
         if self.training:
-            kept[present] = rows
-            self.averages.counts[present] += 1
+            self.averages.keep(tasks, rows)
         norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)  # squares are soon out of float32
         scales = torch.where(norms > 0, norms.amax() / norms, 0)
         return Weighting(inverse, direction=scales.to(rows) @ rows)

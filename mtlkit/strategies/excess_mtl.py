@@ -68,8 +68,7 @@ class ExcessMTL(Strategy):
         moved = before * (self.eta * relative).clamp(max=_STEEPEST).exp()
         weights = moved * (before.sum() / moved.sum())
         if self.training:
-            kept[present] = roots
-            self.roots.counts[present] += 1
+            self.roots.keep(tasks, roots)
             self.initial[present] = torch.where(initial > 0, initial, math.nan)
             self.task_weights[present] = weights
         return Weighting(weights)

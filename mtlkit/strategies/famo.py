@@ -75,9 +75,10 @@ class FAMO(Strategy):
 
     @torch.no_grad()
     def observe(self, losses: Tensor, tasks: Tensor | None = None) -> None:
+        if not self.training:
+            return
+        self._require_finite("loss", losses)
         present = self._present(tasks, losses)
-        if not self.training or not losses.isfinite().all():
-            return  # nothing can be learned from such a step, and the state must not be poisoned by it
         fell = self.seen[present] - self._above(losses).log()  # [K]
         z = torch.softmax(self.logits[present], 0)
         gradient = z * (fell - (z * fell).sum()) + self.gamma * self.logits[present]

@@ -57,9 +57,8 @@ class MoCo(Strategy):
     def combine(self, losses: Tensor, jacobian: Tensor, tasks: Tensor | None = None) -> Weighting:
         present = self._present(tasks, losses)
         kept = self.tracked.like(jacobian)
-        rows = torch.lerp(kept[present], jacobian, self.beta)  # [K, P]
+        rows = torch.lerp(kept if tasks is None else kept[tasks], jacobian, self.beta)  # [K, P]
         if self.training:
-            kept[present] = rows
-            self.tracked.counts[present] += 1
+            self.tracked.keep(tasks, rows)
         lam = self.walk.step(present, gramian_of(rows).to(losses), keep=self.training)
         return Weighting(lam, direction=lam.to(rows) @ rows)

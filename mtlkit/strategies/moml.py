@@ -38,8 +38,8 @@ class MOML(Strategy):
     by a finite difference, two evaluations of the training batch for each objective.
 
     Departures: the model's own step is along the training batch alone, where the authors take it along both; held-out
-    rows are training rows in another order, where their first code splits them once for all; what the trial step makes
-    non-finite teaches nothing; and ``sgd``, where the authors have Adam. With tasks absent, the weights of those
+    rows are training rows in another order, where their first code splits them once for all; a trial step that leads to
+    NaN or infinity is an error; and ``sgd``, where the authors have Adam. With tasks absent, the weights of those
     present sum to 1.
 
     Args:
@@ -75,8 +75,9 @@ class MOML(Strategy):
 
     @torch.no_grad()
     def foresee(self, slopes: Tensor, tasks: Tensor | None = None) -> None:
-        if not self.training or not len(slopes) or not slopes.isfinite().all():
-            return  # nothing can be learned from such a step, and the state must not be poisoned by it
+        if not self.training or not len(slopes):
+            return
+        self._require_finite("slope", slopes)
         present = self._present(tasks, self.logits)
         weights = self.trial(tasks)
         gradients = weights * (slopes - (slopes @ weights)[:, None])  # [M, K], by the Jacobian of the softmax

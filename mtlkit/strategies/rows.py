@@ -15,7 +15,8 @@ __all__ = ["Rows", "gramian_of", "norms_of_each"]
 class Rows(nn.Module):
     """A number for each task and each shared parameter ``[T, P]``, 0 at the start, and how often each task was seen.
 
-    It takes the dtype and the device of the first gradients that it is given.
+    It takes the dtype and the device of the first gradients that it is given. The tensor that holds the numbers is
+    replaced, and never written over: whoever holds the one before can go back to it, and nothing has to be copied.
 
     Args:
         n_tasks: T.
@@ -43,6 +44,20 @@ class Rows(nn.Module):
                 "strategy remembers them, so what is shared must stay the same"
             )
         return self.values
+
+    def keep(self, tasks: Tensor | None, rows: Tensor) -> None:
+        """Remember other numbers ``[K, P]`` of the tasks present, and that these were seen.
+
+        Args:
+            tasks: The indices of the tasks present ``[K]``; None where all are.
+            rows: Their numbers, which nobody writes over from now on.
+        """
+        if tasks is None:
+            self.values = rows.to(self.values)
+            self.counts += 1
+        else:
+            self.values = self.values.index_copy(0, tasks.to(self.values.device), rows.to(self.values))
+            self.counts[tasks] += 1
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}values")

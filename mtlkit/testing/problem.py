@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtlkit.errors import NonFiniteError
 from mtlkit.gradients import Measurement, Outlook, backward, look_ahead
 from mtlkit.strategies.base import Needs, Strategy, Weighting
 from mtlkit.testing.checks import require
@@ -75,7 +76,10 @@ class Problem(nn.Module):
         return weigh(losses, strategy, features=features, shared=self.encoder, **arguments)
 
     def look_ahead(self, strategy: Strategy, present: Sequence[int] | None = None) -> Outlook:
-        """Return what a run would show to a strategy that looks ahead, the same tasks present in both batches."""
+        """Return what a run would show to a strategy that looks ahead, the same tasks present in both batches.
+
+        Nothing, no objective, where the trial step leads too far.
+        """
         places = range(len(self.tasks)) if present is None else present
         tasks = None if present is None else torch.tensor(present)
 
@@ -83,16 +87,23 @@ class Problem(nn.Module):
             every = self.losses(self.encoder(rows))
             return [every[place] for place in places]
 
+        nothing = Outlook(torch.zeros(0, len(places), dtype=torch.float64), tasks)
         with asking(f"mtlkit.look_ahead() with {_told(tasks)} present"):
-            return look_ahead(
-                strategy,
-                training=lambda: losses_on(self.rows),
-                held_out=lambda: losses_on(self.held_out),
-                model=self,
-                optimizer=torch.optim.SGD(self.parameters(), lr=TRIAL_RATE),
-                tasks=tasks,
-                held_out_tasks=tasks,
-            )
+            try:
+                ahead = look_ahead(
+                    strategy,
+                    training=lambda: losses_on(self.rows),
+                    held_out=lambda: losses_on(self.held_out),
+                    model=self,
+                    optimizer=torch.optim.SGD(self.parameters(), lr=TRIAL_RATE),
+                    tasks=tasks,
+                    held_out_tasks=tasks,
+                )
+            except NonFiniteError as error:
+                if error.what == "held-out loss":
+                    return nothing
+                raise
+        return ahead if ahead.slopes.isfinite().all() else nothing
 
     @torch.no_grad()
     def observe(self, strategy: Strategy, present: Sequence[int] | None = None) -> None:
@@ -125,16 +136,20 @@ def weigh(losses: Sequence[Tensor], strategy: Strategy, **arguments: Any) -> Mea
     present = _told(arguments.get("tasks"))
     values = listed(torch.stack(list(losses)).detach())
     with asking(f"mtlkit.backward() with {present} present, of losses {values},"):
-        measured = backward(losses, strategy=strategy, **arguments)
+        try:
+            measured = backward(losses, strategy=strategy, **arguments)
+        except NonFiniteError as error:
+            require(
+                error.what != "weight",
+                f"weights() answered what is no number with {present} present, of losses {values}: "
+                f"{str(error).rstrip('.')}",
+                "Divide by nothing that may be 0: tasks may be alike, and losses and gradients may vanish.",
+            )
+            raise
     require(
         tuple(measured.weights.shape) == (len(losses),),
         f"weights() returned weights of shape {tuple(measured.weights.shape)} with {present} present",
         f"Return one for each task present: {(len(losses),)}.",
-    )
-    require(
-        measured.weights.isfinite().all(),
-        f"weights() answered {listed(measured.weights)} with {present} present, of losses {values}",
-        "Divide by nothing that may be 0: tasks may be alike, and losses and gradients may vanish.",
     )
     return measured
 

@@ -6,11 +6,12 @@ when the tasks are permuted.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.engine import checkpoint
+from mtlkit.errors import NonFiniteError
 from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
 from mtlkit.testing.checks import Checks, Nonconformance, require
 from mtlkit.testing.every import FACTS
@@ -691,22 +693,40 @@ def an_outlook_that_is_not_finite_leaves_it_finite(subject: Subject) -> None:
         strategy = maker(range(3))
         if not strategy.looks_ahead:
             return
-        before = _state_of(strategy)
         slopes = torch.ones(len(strategy.objectives()), 3, dtype=torch.float64)
         slopes[:, 1] = value
-        with asking("foresee()"):
-            strategy.foresee(slopes)
-        spoilt = [
-            name
-            for name, state in strategy.state_dict().items()
-            if isinstance(state, Tensor) and bool((~state.isfinite() & before[name].isfinite()).any())
-        ]
-        remedy = "Leave the state as it is unless slopes.isfinite().all()."
-        require(
-            not spoilt, f"After foresee() of a slope of {value} its state is not finite in {' '.join(spoilt)}", remedy
-        )
-        weights = _weights(strategy, _losses(3), _gradients(3))
-        require(weights.isfinite().all(), f"After foresee() of a slope of {value} it answers {listed(weights)}", remedy)
+        _require_finite_after(strategy, strategy.foresee, slopes, f"foresee() of a slope of {value}", "slopes")
+
+
+@CHECKS
+def a_step_that_led_to_nan_leaves_it_finite(subject: Subject) -> None:
+    """If it watches the step, losses that are NaN or infinite after it leave its weights and its state finite."""
+    maker = maker_of(subject)
+    for value in (math.nan, math.inf, -math.inf):
+        problem, strategy = maker.problem(range(3)), maker(range(3))
+        if not strategy.watches_step:
+            return
+        problem.backward(strategy)
+        losses = torch.tensor([1.0, value, 2.0], dtype=torch.float64)
+        _require_finite_after(strategy, strategy.observe, losses, f"observe() of a loss of {value}", "losses")
+
+
+def _require_finite_after(
+    strategy: Strategy, tell: Callable[[Tensor], None], values: Tensor, what: str, name: str
+) -> None:
+    """Tell a strategy of values that are not finite, which it may refuse, and look at what it is then."""
+    before = _state_of(strategy)
+    with asking(what), contextlib.suppress(NonFiniteError):
+        tell(values)
+    spoilt = [
+        name
+        for name, state in strategy.state_dict().items()
+        if isinstance(state, Tensor) and bool((~state.isfinite() & before[name].isfinite()).any())
+    ]
+    remedy = f"Leave the state as it is, or raise mtlkit.errors.NonFiniteError, unless {name}.isfinite().all()."
+    require(not spoilt, f"After {what} its state is not finite in {' '.join(spoilt)}", remedy)
+    weights = _weights(strategy, _losses(3), _gradients(3))
+    require(weights.isfinite().all(), f"After {what} it answers {listed(weights)}", remedy)
 
 
 @CHECKS

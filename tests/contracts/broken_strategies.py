@@ -367,6 +367,15 @@ class LearnsFromNaN(LooksAhead):
             self.ones[present] = (self.ones[present] - 0.1 * slopes.sum(0)).clamp(0.1, 10)
 
 
+class WatchesNaN(Plain):
+    watches_step = True
+
+    def observe(self, losses, tasks=None):
+        if self.training:
+            present = self._present(tasks, losses)
+            self.ones[present] = (0.9 * self.ones[present] + 0.1 * losses).clamp(0.1, 10)
+
+
 class WritesToSlopes(LooksAhead):
     def foresee(self, slopes, tasks=None):
         slopes *= 0.5

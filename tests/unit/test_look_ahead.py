@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import mtlkit.gradients.outlook as module
 from mtlkit import Outlook, Strategy, Weighting, backward, look_ahead
+from mtlkit.errors import NonFiniteError
 from mtlkit.strategies import Fixed
 
 TRIAL = [0.7, 1.5, 0.4]
@@ -215,11 +216,31 @@ class TestTheDerivative:
         assert model.look(Asks(), sgd(model, lr=0.0)).slopes.eq(0).all()
         assert model.look(Asks(), sgd(model)).slopes[1].eq(0).all()  # an objective that counts no loss
 
-    def test_is_not_a_number_where_the_trial_step_led_too_far(self):
+    def test_is_refused_where_the_trial_step_led_too_far(self):
         model = Model(torch.float32)
-        slopes = model.look(Asks(), sgd(model, lr=1e38)).slopes
-        assert not slopes[[0, 2]].isfinite().any()
-        assert model(0)[0].isfinite()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(
+            NonFiniteError, match=r"Non-finite held-out loss of task 0 \(.*after the trial step"
+        ) as caught:
+            model.look(Asks(), sgd(model, lr=1e38))
+        assert caught.value.what == "held-out loss"
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    def test_is_refused_where_a_loss_that_counts_is_no_number(self):
+        """And what counts in no objective does not matter."""
+        model = Model()
+        model.batches[1][1][0, 1] = torch.inf  # of the held-out targets: the losses 0 and 2 are not finite
+        with pytest.raises(NonFiniteError, match=r"Non-finite held-out loss of task 0 .*, task 2 ") as caught:
+            model.look(Asks(), sgd(model))
+        assert caught.value.places == (0, 2)
+        assert model.look(Asks(objectives=[[0.0, 1.0, 0.0]]), sgd(model)).slopes.isfinite().all()
+
+    def test_is_refused_where_a_loss_of_the_training_batch_is_no_number(self):
+        model = Model()
+        model.batches[0][1][0, 1] = torch.nan
+        with pytest.raises(NonFiniteError, match="Non-finite loss of task 0") as caught:
+            model.look(Asks(), sgd(model))
+        assert caught.value.what == "loss"
 
 
 class TestWhatIsLeft:

@@ -8,6 +8,7 @@ set its options; what it is known not to have, its row says.
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlkit.builtins import BUILTINS
+from mtlkit.errors import NonFiniteError
 from mtlkit.strategies import (
     DBMTL,
     DWA,
@@ -42,6 +44,7 @@ from mtlkit.strategies import (
     MoCo,
     MoDo,
     NashMTL,
+    Needs,
     PCGrad,
     SDMGrad,
     Uncertainty,
@@ -179,6 +182,45 @@ def test_every_scale_gives_finite_weights(make, data):
         parallel = data.draw(st.booleans())
         gradients = norms[:, None] * (directions[:1] if parallel else directions)
         assert ask(strategy, losses, gradients).weights.isfinite().all()
+
+
+def spoilt(make, what, task):
+    """Return a problem of which something is not finite by now, and a strategy in the middle of training on it."""
+    problem, strategy = make.problem(range(3)), make(range(3))
+    train(problem, strategy, 2)
+    if what == "input":
+        problem.rows[1] = math.nan
+    elif what == "loss":
+        problem.factors[task] = math.inf
+    else:  # finite, and its derivative at the features is 0 / 0
+        plain = problem.losses
+
+        def losses(z):
+            made = plain(z)
+            made[task] = made[task] + (0 * z.sum()).abs().sqrt()
+            return made
+
+        problem.losses = losses
+    return problem, strategy
+
+
+@having()
+@pytest.mark.parametrize(("what", "task"), [("input", 0), ("loss", 0), ("loss", 2), ("gradient", 1)])
+def test_what_is_not_finite_is_refused_and_changes_nothing(make, what, task):
+    problem, strategy = spoilt(make, what, task)
+    if what == "gradient" and strategy.needs is Needs.LOSSES and not strategy.looks_ahead:
+        pytest.skip("it is shown no gradient")
+    for parameter in [*problem.parameters(), *strategy.parameters()]:
+        parameter.grad = None
+    everything = [*problem.state_dict().values(), *strategy.state_dict().values(), torch.get_rng_state()]
+    before = [value.clone() for value in everything]
+    with pytest.raises(Nonconformance) as caught:
+        problem.backward(strategy)
+    assert isinstance(caught.value.__cause__, NonFiniteError)
+    assert task in caught.value.__cause__.places or (what == "gradient" and strategy.looks_ahead)
+    after = [*problem.state_dict().values(), *strategy.state_dict().values(), torch.get_rng_state()]
+    assert all(torch.equal(one.nan_to_num(7), other.nan_to_num(7)) for one, other in zip(before, after, strict=True))
+    assert all(parameter.grad is None for parameter in [*problem.parameters(), *strategy.parameters()])
 
 
 @having(SIGNED)

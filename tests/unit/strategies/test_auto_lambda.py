@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from mtlkit import look_ahead
+from mtlkit.errors import NonFiniteError
 from mtlkit.strategies import AutoLambda
 
 ETA = 0.2
@@ -177,9 +178,10 @@ def test_nothing_keeps_a_weight_above_0_but_a_floor():
 
 
 @pytest.mark.parametrize("slope", [math.nan, math.inf])
-def test_an_outlook_that_is_not_finite_teaches_it_nothing(slope):
+def test_an_outlook_that_is_not_finite_is_refused(slope):
     strategy = AutoLambda(2)
-    strategy.foresee(vector(0.1, slope)[None])
+    with pytest.raises(NonFiniteError, match="Non-finite slope of task 1"):
+        strategy.foresee(vector(0.1, slope)[None])
     assert strategy.task_weights.tolist() == [0.1, 0.1]
     assert strategy.descent.steps.tolist() == [0, 0]
 

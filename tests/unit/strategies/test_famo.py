@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtlkit.errors import NonFiniteError
 from mtlkit.strategies import FAMO
 
 SETTINGS = [
@@ -131,10 +132,12 @@ def test_a_task_that_is_absent_keeps_its_logit(network):
     torch.testing.assert_close(strategy.logits, vector(0.27, -0.2, 0.45))
 
 
-def test_losses_that_are_not_finite_teach_it_nothing():
+def test_losses_that_are_not_finite_are_refused():
     strategy = FAMO(2)
     strategy.weights(vector(1.0, 2.0))
-    strategy.observe(vector(1.0, float("nan")))
+    with pytest.raises(NonFiniteError, match="Non-finite loss of task 1: FAMO learns nothing from it") as caught:
+        strategy.observe(vector(1.0, float("nan")))
+    assert caught.value.places == (1,)
     assert strategy.logits.tolist() == [0.0, 0.0]
     assert strategy.descent.steps.tolist() == [0.0, 0.0]
 

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from mtlkit import look_ahead
+from mtlkit.errors import NonFiniteError
 from mtlkit.strategies import MOML
 
 ETA = 0.2
@@ -125,9 +126,10 @@ def test_at_a_pareto_stationary_point_nothing_moves():
 
 
 @pytest.mark.parametrize("slope", [math.nan, math.inf])
-def test_an_outlook_that_is_not_finite_teaches_it_nothing(slope):
+def test_an_outlook_that_is_not_finite_is_refused(slope):
     strategy = MOML(2)
-    strategy.foresee(torch.tensor([[0.1, slope], [0.1, 0.2]]).double())
+    with pytest.raises(NonFiniteError, match="Non-finite slope of task 1"):
+        strategy.foresee(torch.tensor([[0.1, slope], [0.1, 0.2]]).double())
     assert strategy.logits.tolist() == [0.0, 0.0]
     assert strategy.descent.steps.tolist() == [0, 0]
 
