@@ -19,12 +19,17 @@ def read_bytes(path: Path, most: int) -> bytes:
         OSError: If it cannot be read, or is no file; its ``strerror`` says why.
         ValueError: If no file can be called that.
     """
-    # Without O_NONBLOCK, to open a pipe is to wait for someone who writes to it.
+    # Before it is opened, for to open a device can do something; and again after, for it can be replaced. Without
+    # O_NONBLOCK, to open a pipe is to wait for someone who writes to it.
+    _require_file(path, path.stat().st_mode)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
-            kind = next((name for is_kind, name in kinds if is_kind(mode)), "a device")
-            raise OSError(errno.EINVAL, f"It is {kind}, not a file", str(path))
+        _require_file(path, os.fstat(descriptor).st_mode)
         return file.read(most + 1)
+
+
+def _require_file(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
+        kind = next((name for is_kind, name in kinds if is_kind(mode)), "a device")
+        raise OSError(errno.EINVAL, f"It is {kind}, not a file", str(path))

@@ -7,7 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-__all__ = ["dumps", "loads"]
+__all__ = ["MAX_DEPTH", "dumps", "loads"]
+
+MAX_DEPTH = 50
+"""How many levels of mappings and lists are read."""
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
@@ -27,13 +30,24 @@ def loads(raw: bytes, *, constants: bool = False) -> Any:
     """
     refused: dict[str, Any] = {} if constants else {"parse_constant": _refuse_constant}
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_mapping, **refused)
+        data = json.loads(raw.decode("utf-8"), object_pairs_hook=_mapping, **refused)
+        _require_depth(data, MAX_DEPTH)
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from error
     except RecursionError as error:
         raise ValueError("it is too deep") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from error
+    return data
+
+
+def _require_depth(data: Any, left: int) -> None:
+    inner = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
+    for each in inner:
+        if isinstance(each, dict | list):
+            if left == 1:
+                raise ValueError(f"it is too deep: it has more than {MAX_DEPTH} levels")
+            _require_depth(each, left - 1)
 
 
 def _mapping(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

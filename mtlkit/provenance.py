@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +11,11 @@ from typing import Any
 import torch
 
 from mtlkit._version import __version__
-from mtlkit.engine.run import RunFolder
+from mtlkit.engine.regular import read_regular
+from mtlkit.engine.run import MAX_BYTES, RunFolder
 from mtlkit.errors import CheckpointError, PluginError
 from mtlkit.experiment import Experiment
+from mtlkit.plainjson import loads
 from mtlkit.pretrained import Pretrained
 from mtlkit.registry import OWN, Origin, Record, Registry, State
 from mtlkit.registry.distributions import pip_install
@@ -138,9 +139,9 @@ def differences(run: RunFolder, registry: Registry) -> list[str]:
 def _saved(run: RunFolder) -> Mapping[str, Any]:
     path = run.path / "environment.json"
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = loads(read_regular(path, MAX_BYTES))
         list(saved["plugins"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error!r}.") from error
     return dict(saved)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,16 +12,19 @@ from torch import nn
 
 from mtlkit.engine import checkpoint
 from mtlkit.engine.claiming import claim
+from mtlkit.engine.regular import open_regular, read_regular
 from mtlkit.engine.storage import storage_errors, sync, write_json, write_text
 from mtlkit.errors import CheckpointError, MtlkitError, Stopped
 from mtlkit.locking import Lock
-from mtlkit.plainjson import dumps
+from mtlkit.plainjson import dumps, loads
 
-__all__ = ["HOOK_FAILURES", "METRICS", "TIMINGS", "RunFolder"]
+__all__ = ["HOOK_FAILURES", "MAX_BYTES", "METRICS", "TIMINGS", "RunFolder"]
 
 METRICS = "metrics.jsonl"
 TIMINGS = "timings.jsonl"
 HOOK_FAILURES = "hook_failures.jsonl"
+MAX_BYTES = 1_000_000
+"""How long a JSON file of a run can be, and a line of its records."""
 
 
 class RunFolder:
@@ -96,9 +98,11 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What ``done.json`` says; None while the run is not done."""
         path = self.path / "done.json"
+        if not os.path.lexists(path):
+            return None
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-        except (OSError, ValueError, TypeError) as error:
+            return dict(loads(read_regular(path, MAX_BYTES)))
+        except (ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{path} cannot be read: {error}. Without it, the run can be gone on with: --resume."
             ) from error
@@ -121,11 +125,17 @@ class RunFolder:
             CheckpointError: If it cannot be read.
         """
         path = self.path / name
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            return [dict(json.loads(line)) for line in lines]
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+        if not os.path.lexists(path):
+            return []
+        records = []
+        with open_regular(path) as file:
+            while line := file.readline(MAX_BYTES):
+                try:
+                    records.append(dict(loads(line)))
+                except (ValueError, TypeError) as error:
+                    where = f"line {len(records) + 1}"
+                    raise CheckpointError(f"{path} cannot be read: {where}: {error}.") from error
+        return records
 
     def sizes(self) -> dict[str, int]:
         """Return how long ``metrics.jsonl`` is, in bytes, by its name: a checkpoint remembers it."""
@@ -225,7 +235,7 @@ def _size_up_to(step: int, path: Path) -> int:
     size = 0
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            is_kept = line.endswith(b"\n") and json.loads(line)["step"] <= step
+            is_kept = line.endswith(b"\n") and loads(line)["step"] <= step
         except (ValueError, KeyError, TypeError):  # TypeError: None, which is of the end of a run
             is_kept = False
         if not is_kept:

@@ -172,6 +172,6 @@ class TestARunFolderOfAStranger:
     def test_may_lack_it(self, trained, refused, folder):
         trained()
         (folder / "runs/first/environment.json").unlink()
-        assert "environment.json cannot be read: FileNotFoundError" in refused("evaluate", "runs/first", code=5)
+        assert "environment.json: No such file" in refused("evaluate", "runs/first", code=5)
         shutil.rmtree(folder / "runs/first/best")
         assert "has no weights to evaluate yet" in refused("evaluate", "runs/first", code=5)
