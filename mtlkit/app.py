@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mtlkit.assemble import blaming, trying
 from mtlkit.assemble import build as build_resolved
 from mtlkit.audit import Audit, audit
 from mtlkit.config import RunConfig
@@ -96,7 +97,7 @@ def check(config: Config, *, registry: Registry | None = None) -> tuple[Resolved
     resolved = resolve(as_document(config), registry or Registry.discover())
     HookListener(resolved)
     experiment = _from_the_start(resolved, read_pretrained(resolved))
-    with closing(experiment), run_settings(experiment):
+    with closing(experiment), run_settings(experiment), trying(resolved):
         probe(experiment)
     return resolved, experiment
 
@@ -112,7 +113,7 @@ def inspect(config: Config, *, registry: Registry | None = None) -> tuple[Resolv
     experiment = _from_the_start(resolved, read_pretrained(resolved))
     first = [group.tasks[0] for group in experiment.groups]
     sizes = [resolved.config.tasks[index].batch_size or resolved.config.training.batch_size for index in first]
-    with closing(experiment), run_settings(experiment):
+    with closing(experiment), run_settings(experiment), trying(resolved):
         torch.manual_seed(experiment.plan.seed)
         return resolved, experiment, audit(experiment, sizes)
 
@@ -205,13 +206,14 @@ def as_document(config: Config) -> Document:
 
 def _from_the_start(resolved: Resolved, start: Pretrained | None) -> Experiment:
     """Build everything that a run is made of, the encoders with the weights that they begin with."""
-    return build_resolved(resolved, None if start is None else start.weights)
+    with trying(resolved):
+        return build_resolved(resolved, None if start is None else start.weights)
 
 
 def _begin(resolved: Resolved, experiment: Experiment, start: Pretrained | None, folder: Path) -> RunFolder:
     """Probe an experiment, and make its run folder."""
     try:
-        with run_settings(experiment):
+        with run_settings(experiment), trying(resolved):
             probe(experiment)
         facts = environment(resolved, experiment, start)
         return RunFolder.create(folder, config=dump(resolved.plain()), environment=facts)
@@ -248,7 +250,7 @@ def _fit(
         for listener in everyone:
             listener(event)
 
-    with closing(experiment), run_settings(experiment), stop_on_signals() as stop:
+    with closing(experiment), run_settings(experiment), stop_on_signals() as stop, blaming(resolved):
         results = fit(experiment, run, emit, stop)
     done = run.result or {}
     return RunResult(run.path, results, done["best_step"], done["steps"], stop.signal_number, hooks.failures)

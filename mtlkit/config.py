@@ -66,6 +66,7 @@ _NAME_SCHEMA: dict[str, Any] = {"pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]*$", "ma
 RunName = Annotated[str, AfterValidator(_run_name), Field(json_schema_extra=_NAME_SCHEMA)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
 ComponentName = Annotated[str, Field(min_length=1, max_length=200)]
+Positive = Annotated[int, Field(ge=1, le=10**12)]  # what is computed from two of them is still a number to all
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -173,7 +174,7 @@ class TaskConfig(Section):
     """What the task is called in this run; its short name by default. Lets one task take part twice."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """A constant factor on the weight that the strategy gives; with strategy `fixed` it is the task's alpha."""
-    batch_size: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Positive | None = None
     """Rows of this task's source in a batch; `training.batch_size` by default. Tasks that share a source share it."""
     sampling: Sampling = "shuffle"
     """How the training rows of this task's source are drawn: `shuffle`, each once in a pass; `balanced`, each class of
@@ -190,19 +191,19 @@ class TaskConfig(Section):
 class Training(Section):
     """How long and how the model is trained."""
 
-    epochs: Annotated[int, Field(ge=1)] | None = None
+    epochs: Positive | None = None
     """How many epochs; 10 where `steps` is not given."""
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: Positive | None = None
     """Optimizer steps, instead of epochs."""
     epoch_length: Literal["longest", "shortest", "sum"] | None = None
     """How many batches are an epoch: those of one pass over the source that has the most (`longest`), or the fewest
     (`shortest`), or over all sources together (`sum`). Its steps are that number divided by `accumulate`, rounded up.
     By default `longest` where every source is in every step, and `sum` where sources are drawn."""
-    steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    steps_per_epoch: Positive | None = None
     """Steps that count as an epoch, instead of `epoch_length`."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Positive = 64
     """Rows of each source in a batch."""
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    accumulate: Positive = 1
     """Batches whose gradients are averaged before each step. The strategy is asked for weights, and adapts, at each."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """The largest norm of the model's gradient; a longer one is scaled down to it."""
@@ -218,7 +219,7 @@ class Training(Section):
     """CPU threads; as many as PyTorch takes by itself by default. Another number may round otherwise."""
     deterministic: bool = True
     """Use deterministic algorithms only: the same run gives the same bits."""
-    log_every: Annotated[int, Field(ge=1)] = 10
+    log_every: Positive = 10
     """Steps from one step record in metrics.jsonl to the next."""
 
     @model_validator(mode="after")
@@ -230,7 +231,7 @@ class Training(Section):
         return self
 
 
-Stage = Annotated[int, Field(ge=0)]
+Stage = Annotated[int, Field(ge=0, le=1000)]
 
 
 def _freezing(value: object) -> object:
@@ -249,7 +250,7 @@ def _freezing(value: object) -> object:
 class Unfreeze(Section):
     """Gradual unfreezing (Howard, Ruder, ACL 2018)."""
 
-    every: Annotated[int, Field(ge=1)] = 1
+    every: Positive = 1
     """Epochs until the last of the frozen stages is thawed, and from each to the one before it."""
 
 
@@ -304,7 +305,7 @@ class Transfer(Section):
 class Loading(Section):
     """How rows are read: in memory where they fit, by processes that read ahead where they do not."""
 
-    memory: Literal["auto", "always", "never"] | Annotated[int, Field(ge=1)] = "auto"
+    memory: Literal["auto", "always", "never"] | Positive = "auto"
     """How many megabytes (10^6 bytes) of each source may be read into memory, or converted and moved to a GPU, when a
     run starts. `auto` is 2000; `always` is no limit; with `never`, and above the limit, every batch is read, converted
     and moved when it is drawn. Columns that are memory-mapped are read into memory with `always` alone, streams never.
@@ -326,9 +327,9 @@ class Loading(Section):
 class Evaluation(Section):
     """When and on which rows the tasks are evaluated."""
 
-    every: Annotated[int, Field(ge=1)] = 1
+    every: Positive = 1
     """Epochs from one evaluation on the validation split to the next."""
-    batch_size: Annotated[int, Field(ge=1)] = 512
+    batch_size: Positive = 512
     """Rows in a batch of evaluation."""
     validation: OpenFraction = 0.1
     """The fraction of the training rows held out for validation, for a source that has no such split."""
@@ -352,7 +353,7 @@ class Diagnostics(Section):
     parameters. A strategy that needs gradients measures them at its own place, and a sample then costs nothing.
     """
 
-    every: Annotated[int, Field(ge=1)] | None = None
+    every: Positive | None = None
     """Steps from one sample to the next; none by default."""
     over: Literal["last-shared", "features", "parameters"] = "last-shared"
     """Where the gradients are compared, if the strategy does not say."""
@@ -361,9 +362,9 @@ class Diagnostics(Section):
 class Checkpoints(Section):
     """When the run is saved, and which weights are its result."""
 
-    every: Annotated[int, Field(ge=1)] = 1
+    every: Positive = 1
     """Epochs from one checkpoint to the next."""
-    keep: Annotated[int, Field(ge=1)] = 2
+    keep: Positive = 2
     """How many of the newest checkpoints stay."""
     best: Annotated[str, Field(pattern=r"^(loss|last|[A-Za-z0-9_-]+/.+)$")] = "loss"
     """Which weights are tested: those with the lowest validation `loss` (the mean over tasks of each one's weight times

@@ -16,6 +16,7 @@ from mtlkit.data.mixing import Mixing
 from mtlkit.data.reader import Reader
 from mtlkit.data.stream import Stream
 from mtlkit.errors import MtlkitError, PluginError
+from mtlkit.memory import ran_out
 from mtlkit.model import MultiTaskModel
 from mtlkit.schedule import Schedule
 from mtlkit.specs import InputSpec
@@ -59,9 +60,11 @@ class BoundTask:
         """Turn whatever the task's own code raises into a PluginError that says whose it is and what it was given."""
         try:
             yield
-        except (MtlkitError, torch.OutOfMemoryError):
+        except MtlkitError:
             raise
         except Exception as error:
+            if ran_out(error):
+                raise  # which says nothing of the task's code
             shapes = "".join(f" {name} of {told(tensor)}." for name, tensor in tensors)
             raise PluginError(
                 f"The {part} of task '{self.label}' failed ({self.provider}): {type(error).__name__}: "

@@ -12,10 +12,24 @@ from torch import Tensor, nn
 
 from mtlkit.tensors import Tensors
 
-__all__ = ["Activation", "Flat", "Fraction", "Positive", "activation", "dense", "dense_layers", "image_norm"]
+__all__ = [
+    "Activation",
+    "Count",
+    "Flat",
+    "Fraction",
+    "Positive",
+    "Widths",
+    "activation",
+    "dense",
+    "dense_layers",
+    "image_norm",
+]
 
 Activation = Literal["relu", "leaky-relu", "elu", "gelu", "silu", "tanh", "identity"]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Count = Annotated[int, Field(ge=1, le=1000)]
+"""How many of something are made one by one, such as layers: a mistyped number is refused, not waited for."""
+Widths = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=1000)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -30,6 +30,7 @@ MATHS = {
     "gradients",
     "heads",
     "layers",
+    "memory",
     "model",
     "schedule",
     "solvers",

@@ -12,7 +12,7 @@ from mtlkit.architectures.base import Architecture
 from mtlkit.architectures.mixture import Gate, GateInput, mixed
 from mtlkit.architectures.requirements import tensor_features
 from mtlkit.encoders.base import Encoder
-from mtlkit.layers import Positive
+from mtlkit.layers import Count
 from mtlkit.specs import InputSpec
 
 __all__ = ["CGC"]
@@ -50,8 +50,8 @@ class CGC(Architecture):
         n_tasks: int,
         inputs: InputSpec,
         *,
-        shared_experts: Positive = 2,
-        task_experts: Positive = 1,
+        shared_experts: Count = 2,
+        task_experts: Count = 1,
     ) -> None:
         super().__init__()
         first = make_encoder()

@@ -13,7 +13,7 @@ from mtlkit.architectures.base import Architecture
 from mtlkit.architectures.mixture import GateInput, mixed
 from mtlkit.architectures.requirements import tensor_features
 from mtlkit.encoders.base import Encoder
-from mtlkit.layers import Positive
+from mtlkit.layers import Count
 from mtlkit.specs import InputSpec
 
 __all__ = ["DSelectK", "Selectors", "smooth_step"]
@@ -66,8 +66,8 @@ class DSelectK(Architecture):
         n_tasks: int,
         inputs: InputSpec,
         *,
-        experts: Annotated[int, Field(ge=2)] = 4,
-        k: Positive = 2,
+        experts: Annotated[int, Field(ge=2, le=1000)] = 4,
+        k: Count = 2,
         gate: Literal["static", "per-example"] = "static",
         gamma: Annotated[float, Field(gt=0)] = 1.0,
         entropy: Annotated[float, Field(ge=0)] = 0.01,

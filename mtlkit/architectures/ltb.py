@@ -64,7 +64,7 @@ class LTB(Architecture):
         n_tasks: int,
         inputs: InputSpec,
         *,
-        branches: Annotated[int, Field(ge=2)] | None = None,
+        branches: Annotated[int, Field(ge=2, le=1000)] | None = None,
         search: Positive = 1000,
         initial_temperature: Temperature = 5.0,
         final_temperature: Temperature = 0.1,

@@ -47,7 +47,7 @@ class MMoE(Architecture):
         n_tasks: int,
         inputs: InputSpec,
         *,
-        experts: Annotated[int, Field(ge=2)] = 4,
+        experts: Annotated[int, Field(ge=2, le=1000)] = 4,
     ) -> None:
         super().__init__()
         first = make_encoder()

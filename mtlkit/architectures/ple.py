@@ -14,7 +14,7 @@ from mtlkit.architectures.channels import channels, pooled
 from mtlkit.architectures.mixture import Gate, GateInput, mixed
 from mtlkit.architectures.requirements import stage_shapes
 from mtlkit.encoders.base import Encoder
-from mtlkit.layers import Positive
+from mtlkit.layers import Count
 from mtlkit.specs import InputSpec
 
 __all__ = ["PLE"]
@@ -60,9 +60,9 @@ class PLE(Architecture):
         n_tasks: int,
         inputs: InputSpec,
         *,
-        levels: Positive = 2,
-        shared_experts: Positive = 1,
-        task_experts: Positive = 1,
+        levels: Count = 2,
+        shared_experts: Count = 1,
+        task_experts: Count = 1,
     ) -> None:
         super().__init__()
         first = make_encoder()

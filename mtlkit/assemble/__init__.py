@@ -1,5 +1,6 @@
 """Assemble: from a resolved configuration to built objects, the one bridge between names and maths."""
 
 from mtlkit.assemble.build import build
+from mtlkit.assemble.refusals import blaming, trying
 
-__all__ = ["build"]
+__all__ = ["blaming", "build", "trying"]

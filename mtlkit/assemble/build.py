@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from mtlkit.assemble.learning import check_place, optimizer_of, schedule_of, strategy_of
 from mtlkit.assemble.network import ENTRY_BY_ENTRY, architecture_of, banked, common_row, prepare, stem_of
 from mtlkit.assemble.plan import mixing_of, plan_of
+from mtlkit.assemble.refusals import refusals
 from mtlkit.assemble.sources import bound_task, source_groups
 from mtlkit.data.splits import derived_seed
 from mtlkit.errors import PluginError
 from mtlkit.experiment import Experiment
 from mtlkit.finetune import freeze, load_pretrained
+from mtlkit.memory import Budget
 from mtlkit.model import MultiTaskModel
 from mtlkit.resolve import Resolved
 
@@ -40,14 +42,14 @@ def build(resolved: Resolved, pretrained: Mapping[str, Tensor] | None = None) ->
     seed, dtype = config.run.seed, _DTYPES[config.training.precision]
     tasks = [bound_task(resolved, index) for index in range(len(resolved.tasks))]
     groups = source_groups(resolved, tasks, dtype)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Budget():
         stems = [stem_of(resolved, tasks, group) for group in groups]
         architecture = architecture_of(resolved, common_row(tasks, groups, stems))
         heads: dict[str, nn.Module] = {}
-        for bound in tasks:
+        for bound, part in zip(tasks, resolved.tasks, strict=True):
             # By its label alone, so that a task starts from the same head whichever others it is trained with.
             torch.manual_seed(derived_seed(seed, "head", bound.label))
-            with bound.blame("head"):
+            with refusals(resolved, part, part.path), bound.blame("head"):
                 heads[bound.label] = bound.task.head(architecture.features)
             if not isinstance(heads[bound.label], nn.Module):
                 raise PluginError(f"The head of task '{bound.label}' is no torch module ({bound.provider}).")

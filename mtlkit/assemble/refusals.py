@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from mtlkit.errors import MtlkitError, PluginError
+from mtlkit.memory import ran_out
+from mtlkit.registry import OWN
+from mtlkit.registry.describe import at_fault
 from mtlkit.resolve import Part, Resolved
 from mtlkit.yamlfile import SettingPath
 
-__all__ = ["chosen", "refusals"]
+__all__ = ["blaming", "chosen", "refusals", "trying"]
 
 
 @contextmanager
@@ -20,12 +23,54 @@ def refusals(resolved: Resolved, part: Part, path: SettingPath) -> Iterator[None
         yield
     except MtlkitError:
         raise
-    except ValueError as error:
+    except Exception as error:
+        if ran_out(error):
+            what = f"It asks for more memory than there is: {str(error).splitlines()[0]}"
+            raise resolved.problem(what, path, "Make it smaller.") from error
+        if not isinstance(error, ValueError):
+            provider = part.record.provider if part.record else part.component.__qualname__
+            raise PluginError(f"{provider} failed when it was constructed: {type(error).__name__}: {error}.") from error
         text = str(error).removesuffix(".")
         raise resolved.problem(text[:1].upper() + text[1:], path) from error
+
+
+@contextmanager
+def trying(resolved: Resolved) -> Iterator[None]:
+    """Turn what runs out of memory, while a first batch is tried, into an error at the size of batches."""
+    try:
+        with blaming(resolved):
+            yield
     except Exception as error:
-        provider = part.record.provider if part.record else part.component.__qualname__
-        raise PluginError(f"{provider} failed when it was constructed: {type(error).__name__}: {error}.") from error
+        if isinstance(error, MtlkitError) or not ran_out(error):
+            raise
+        what = f"A first batch asks for more memory than there is: {str(error).splitlines()[0]}"
+        remedy = "Take smaller batches, and as many more of them in a step: training.accumulate. Or a smaller model."
+        raise resolved.problem(what, ("training", "batch_size"), remedy) from error
+
+
+@contextmanager
+def blaming(resolved: Resolved) -> Iterator[None]:
+    """Turn what a plugin's strategy raises into an error that says whose it is; one that ships is ours."""
+    part = resolved.strategy
+    try:
+        yield
+    except MtlkitError:
+        raise
+    except Exception as error:
+        if part.record is None or part.record.distribution == OWN or not _is_in(error, part.component):
+            raise
+        name, provider = resolved.config.strategy.name, part.record.provider
+        raise PluginError(f"The strategy '{name}' failed ({provider}): {at_fault(error)}.") from error
+
+
+def _is_in(error: BaseException, component: type) -> bool:
+    """Return whether an error was raised in a method of a component, or in what such a method called."""
+    frame = error.__traceback__
+    while frame is not None:
+        if isinstance(frame.tb_frame.f_locals.get("self"), component):
+            return True
+        frame = frame.tb_next
+    return False
 
 
 def chosen(part: Part, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import nn
 
 from mtlkit.encoders.base import Encoder
-from mtlkit.layers import Activation, Fraction, Positive, dense_layers, image_norm
+from mtlkit.layers import Activation, Fraction, Positive, Widths, dense_layers, image_norm
 from mtlkit.layers import activation as activation_layer
 from mtlkit.specs import FeatureSpec, InputSpec
 
@@ -42,10 +41,10 @@ class CNN(Encoder):
         self,
         inputs: InputSpec,
         *,
-        channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64),
+        channels: Widths = (32, 64),
         kernel: Positive = 3,
         norm: Literal["group", "batch", "none"] = "group",
-        layers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128,),
+        layers: Widths = (128,),
         activation: Activation = "relu",
         dropout: Fraction = 0.0,
     ) -> None:

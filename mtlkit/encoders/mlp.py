@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
-from pydantic import Field
 from torch import nn
 
 from mtlkit.encoders.base import Encoder
-from mtlkit.layers import Activation, Fraction, Positive, dense_layers
+from mtlkit.layers import Activation, Fraction, Widths, dense_layers
 from mtlkit.specs import FeatureSpec, InputSpec
 
 __all__ = ["MLP"]
@@ -32,7 +30,7 @@ class MLP(Encoder):
         self,
         inputs: InputSpec,
         *,
-        layers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 128),
+        layers: Widths = (128, 128),
         activation: Activation = "relu",
         dropout: Fraction = 0.0,
     ) -> None:

@@ -68,7 +68,7 @@ class ResNet(Encoder):
         inputs: InputSpec,
         *,
         depth: Literal[18, 34, 50] = 18,
-        width: Annotated[float, Field(gt=0)] = 1.0,
+        width: Annotated[float, Field(gt=0, le=1000)] = 1.0,
         stem: Literal["auto", "small", "classic"] = "auto",
         norm: Literal["group", "batch"] = "group",
         zero_init: bool = False,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.encoders.base import Encoder
-from mtlkit.layers import Activation, Fraction, Positive, dense
+from mtlkit.layers import Activation, Count, Fraction, Positive, dense
 from mtlkit.layers import activation as activation_layer
 from mtlkit.specs import FeatureSpec, InputSpec
 from mtlkit.tensors import Tensors
@@ -60,11 +60,11 @@ class Tabular(Encoder):
         *,
         blocks: Literal["mlp", "residual"] = "mlp",
         width: Positive = 128,
-        depth: Positive = 2,
+        depth: Count = 2,
         embedding: Positive = 16,
         normalize: Literal["standard", "none"] = "standard",
         indicators: bool = False,
-        expansion: Positive = 2,
+        expansion: Count = 2,
         norm: Literal["layer", "batch", "none"] = "layer",
         activation: Activation = "relu",
         dropout: Fraction = 0.0,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mtlkit.encoders.attention import Pool, block, learned, sinusoids
 from mtlkit.encoders.base import Encoder
-from mtlkit.layers import Fraction, Positive
+from mtlkit.layers import Count, Fraction, Positive
 from mtlkit.specs import FeatureSpec, InputSpec
 
 __all__ = ["Transformer"]
@@ -51,9 +51,9 @@ class Transformer(Encoder):
         vocabulary: Positive | None = None,
         padding: Annotated[int, Field(ge=0)] | None = None,
         width: Positive = 128,
-        depth: Positive = 4,
-        heads: Positive = 4,
-        expansion: Positive = 4,
+        depth: Count = 4,
+        heads: Count = 4,
+        expansion: Count = 4,
         dropout: Fraction = 0.0,
         positions: Literal["learned", "sinusoidal"] = "learned",
         pool: Literal["mean", "first", "none"] = "mean",

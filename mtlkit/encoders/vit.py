@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mtlkit.encoders.attention import Pool, block, grid_sinusoids, learned
 from mtlkit.encoders.base import Encoder
-from mtlkit.layers import Fraction, Positive
+from mtlkit.layers import Count, Fraction, Positive
 from mtlkit.specs import FeatureSpec, InputSpec
 
 __all__ = ["ViT"]
@@ -52,9 +52,9 @@ class ViT(Encoder):
         *,
         patch: Positive | tuple[Positive, Positive] | None = None,
         width: Positive = 192,
-        depth: Positive = 6,
-        heads: Positive = 3,
-        expansion: Positive = 4,
+        depth: Count = 6,
+        heads: Count = 3,
+        expansion: Count = 4,
         dropout: Fraction = 0.0,
         positions: Literal["learned", "sin-cos"] = "learned",
         pool: Literal["mean", "class", "none"] = "mean",

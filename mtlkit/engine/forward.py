@@ -14,6 +14,7 @@ from mtlkit.banks import Bank
 from mtlkit.errors import PluginError
 from mtlkit.experiment import BoundTask, Experiment, SourceGroup
 from mtlkit.gradients import BankLosses
+from mtlkit.memory import ran_out
 from mtlkit.task import Split
 from mtlkit.tensors import Tensors, apply, told
 
@@ -219,9 +220,9 @@ def _banked(experiment: Experiment, group: SourceGroup, bank: Bank, features: Te
     try:
         outputs = bank.heads(features)
         losses, counts = bank.losses(outputs, batch.targets, complete=group.complete)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if ran_out(error):
+            raise
         every = [features] * len(bank.tasks)
         _single(experiment, bank.tasks, every, batch, complete=group.complete)  # whose is it?
         named = ", ".join(map(repr, bank.labels))
@@ -243,9 +244,9 @@ def _banked(experiment: Experiment, group: SourceGroup, bank: Bank, features: Te
 def _encode(experiment: Experiment, group: SourceGroup, batch: Split) -> list[Tensors]:
     try:
         return experiment.model.features(batch.inputs, group.tasks)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if ran_out(error):
+            raise
         labels = " and ".join(f"'{experiment.tasks[index].label}'" for index in group.tasks)
         raise PluginError(
             f"The encoder cannot take the rows of {labels}, of {told(batch.inputs)}: {type(error).__name__}: {error}"

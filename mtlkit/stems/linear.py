@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import Tensor, nn
 
-from mtlkit.layers import Activation, Positive
+from mtlkit.layers import Activation, Widths
 from mtlkit.layers import activation as activation_layer
 from mtlkit.specs import InputSpec
 from mtlkit.stems.base import Stem
@@ -31,7 +28,7 @@ class Linear(Stem):
         self,
         inputs: InputSpec,
         *,
-        shape: Annotated[tuple[Positive, ...], Field(min_length=1)],
+        shape: Widths,
         activation: Activation = "identity",
     ) -> None:
         super().__init__()

@@ -52,7 +52,7 @@ class STCH(Strategy):
         *,
         mu: Annotated[float, Field(gt=0)] = 1.0,
         preference: Sequence[Annotated[float, Field(gt=0)]] | None = None,
-        warmup: Annotated[int, Field(ge=0)] = 100,
+        warmup: Annotated[int, Field(ge=0, le=10**12)] = 100,
     ) -> None:
         super().__init__(n_tasks)
         if preference is not None and len(preference) != n_tasks:

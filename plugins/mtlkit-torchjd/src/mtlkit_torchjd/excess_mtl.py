@@ -43,7 +43,11 @@ class ExcessMTL(mtlkit.Strategy):
     steps: Tensor  # []
 
     def __init__(
-        self, n_tasks: int, *, robust_step_size: Positive = 1.0, n_warmup_steps: Annotated[int, Field(ge=0)] = 0
+        self,
+        n_tasks: int,
+        *,
+        robust_step_size: Positive = 1.0,
+        n_warmup_steps: Annotated[int, Field(ge=0, le=10_000)] = 0,
     ) -> None:
         super().__init__(n_tasks)
         self.robust_step_size, self.n_warmup_steps = robust_step_size, n_warmup_steps

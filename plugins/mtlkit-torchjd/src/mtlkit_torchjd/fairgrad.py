@@ -25,7 +25,7 @@ class FairGrad(TorchJDStrategy):
     """
 
     def __init__(
-        self, n_tasks: int, *, alpha: NotNegative = 2.0, max_iters: Annotated[int, Field(ge=1)] | None = None
+        self, n_tasks: int, *, alpha: NotNegative = 2.0, max_iters: Annotated[int, Field(ge=1, le=10_000)] | None = None
     ) -> None:
         super().__init__(n_tasks)
         self.alpha, self.max_iters = alpha, max_iters

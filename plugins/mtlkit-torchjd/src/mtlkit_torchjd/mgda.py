@@ -26,7 +26,9 @@ class MGDA(TorchJDStrategy):
 
     plain_heads = True
 
-    def __init__(self, n_tasks: int, *, epsilon: Positive = 1e-3, max_iters: Annotated[int, Field(ge=1)] = 100) -> None:
+    def __init__(
+        self, n_tasks: int, *, epsilon: Positive = 1e-3, max_iters: Annotated[int, Field(ge=1, le=10_000)] = 100
+    ) -> None:
         super().__init__(n_tasks)
         self.epsilon, self.max_iters = epsilon, max_iters
 

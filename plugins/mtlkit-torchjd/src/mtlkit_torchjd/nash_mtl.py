@@ -39,8 +39,8 @@ class NashMTL(TorchJDStrategy):
         n_tasks: int,
         *,
         max_norm: NotNegative = 1.0,
-        update_weights_every: Annotated[int, Field(ge=1)] = 1,
-        optim_niter: Annotated[int, Field(ge=1)] = 20,
+        update_weights_every: Annotated[int, Field(ge=1, le=10_000)] = 1,
+        optim_niter: Annotated[int, Field(ge=1, le=10_000)] = 20,
     ) -> None:
         super().__init__(n_tasks)
         self.max_norm, self.update_weights_every, self.optim_niter = max_norm, update_weights_every, optim_niter

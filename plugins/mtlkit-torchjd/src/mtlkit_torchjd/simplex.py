@@ -84,7 +84,7 @@ class SDMGrad(_Walk):
         *,
         lr: Positive = 10.0,
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5,
-        n_iter: Annotated[int, Field(ge=1)] = 20,
+        n_iter: Annotated[int, Field(ge=1, le=10_000)] = 20,
         lambda_: NotNegative = 0.3,
         pref_vector: Sequence[float] | None = None,
     ) -> None:
