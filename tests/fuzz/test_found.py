@@ -1,0 +1,68 @@
+"""What the fuzzers found, each in the least configuration that shows it."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+from seeds import TINY
+
+from mtlkit.cli import main
+
+RUN = """\
+tasks: [kind, size]
+training: {steps: 1, batch_size: 8, device: cpu, threads: 1}
+"""
+LONG = "9" * 400
+
+# What is laid over that configuration, the exit code, and what the message says.
+FOUND = [
+    # what no machine has the memory for
+    (["encoder.layers=[1000000000]"], 2, ["more memory than there is", "encoder", "Make it smaller"]),
+    (["encoder.layers=[1000000000, 1000000000]"], 2, ["more memory than there is"]),
+    (["encoder.layers=[1000000000000]"], 2, ["at encoder.layers[0]", "less than or equal to 1000000000"]),
+    (["architecture.name=mmoe", "architecture.experts=1000000000"], 2, ["at architecture.experts", "or equal to 1000"]),
+    (["encoder=transformer", "encoder.depth=1000000000"], 2, ["at encoder.depth", "less than or equal to 1000"]),
+    ([f"encoder.layers=[{', '.join(['4'] * 3000)}]"], 2, ["at encoder.layers", "at most 1000 items"]),
+    (["transfer.freeze=1000000000000"], 2, ["at transfer.freeze", "less than or equal to 1000"]),
+    # numbers that torch or a float cannot hold
+    ([f"training.threads={LONG}"], 2, ["at training.threads", "less than or equal to 1024"]),
+    ([f"training.steps={LONG}"], 2, ["at training.steps", "less than or equal to 1000000000000"]),
+    ([f"training.batch_size={LONG}"], 2, ["at training.batch_size"]),
+    (["strategy=stch", f"strategy.warmup={LONG}"], 2, ["at strategy.warmup"]),
+    # control characters, as a terminal would obey them
+    (['tasks=[kind, {name: size, sampling: {weights: "\\u202egpj"}}]'], 2, [r"weights by '\u202egpj'"]),
+    # a plugin's error, beside others, has its place too
+    (["tasks=[kind, 'nowhere-mtl:wine']", "encoder.name=mpl"], 2, ["2 problems", "at tasks[1].name (command line: "]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "code", "said"), FOUND, ids=[each[-1][:40] for each, _, _ in FOUND])
+def test_is_refused_in_a_sentence(tmp_path, monkeypatch, overrides, code, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(RUN, encoding="utf-8")
+    for command in ("check", "train"):
+        done = CliRunner().invoke(main, [command, "run.yaml", *overrides, "--plugin", str(TINY)])
+        assert done.exit_code == code, done.output
+        assert done.stderr.startswith("Error:")
+        assert "Traceback" not in done.stderr
+        for fragment in said:
+            assert fragment in done.stderr
+
+
+def test_a_strategy_of_a_plugin_that_fails_is_told_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(RUN, encoding="utf-8")
+    (tmp_path / "sour.py").write_text(
+        "import mtlkit\n"
+        "class Sour(mtlkit.Strategy):\n"
+        "    def weights(self, losses, gramian=None, tasks=None):\n"
+        "        raise ValueError('Residuals are not finite in the initial point.')\n"
+        "sour = mtlkit.plugin(Sour)\n",
+        encoding="utf-8",
+    )
+    given = ["--plugin", str(TINY), "--plugin", "sour.py"]
+    for command in ("check", "train"):
+        done = CliRunner().invoke(main, [command, "run.yaml", "strategy=sour", *given])
+        assert done.exit_code == 3, done.output
+        assert "Error: The strategy 'sour' failed (the file sour.py" in done.stderr
+        assert "ValueError: Residuals are not finite" in done.stderr
