@@ -7,13 +7,15 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
 
 from mtlkit.data.generators import generator_states, restore_generators, seed_generators
 from mtlkit.engine import checkpoint
 from mtlkit.engine.events import TaskResult
+from mtlkit.engine.optimizer_state import restore_optimizer
 from mtlkit.engine.run import RunFolder
 from mtlkit.errors import CheckpointError
 from mtlkit.experiment import Experiment
@@ -33,6 +35,8 @@ class Progress:
         rows: How many rows with a label each task saw.
         skipped: Steps that were skipped, for gradients that overflowed in float16.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, revalidate_instances="always")
 
     step: int = 0
     best_step: int = 0
@@ -59,13 +63,13 @@ class Progress:
         checkpoint.load_weights(folder, experiment.model)
         state = checkpoint.load_state(folder)
         try:
-            experiment.optimizer.load_state_dict(state["optimizer"])
+            progress = _checked(state["progress"], experiment)
+            restore_optimizer(experiment.optimizer, state["optimizer"])
             experiment.scaler.load_state_dict(state["scaler"])
             experiment.strategy.load_state_dict(state["strategy"])
             for stream, saved in zip(experiment.streams, state["streams"], strict=True):
                 stream.restore(saved)
             restore_generators(state["random"], experiment.device)
-            progress = cls(**state["progress"])
             run.truncate(state["records"], step=progress.step)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"The state in {folder} is not this run's: {error}.") from error
@@ -110,3 +114,19 @@ class Progress:
         bound = experiment.tasks[experiment.labels.index(label)]
         sign = -1 if bound.task.metrics()[metric].higher_is_better else 1
         return sign * results[label].metrics[metric]
+
+
+def _checked(saved: Mapping[str, Any], experiment: Experiment) -> Progress:
+    """Return a progress that a checkpoint, which may be a stranger's, holds.
+
+    Raises:
+        TypeError, ValueError: If it is none, or not one of this run.
+    """
+    progress = Progress(**saved)
+    TypeAdapter(Progress).validate_python(progress)
+    if not 0 <= progress.best_step <= progress.step <= experiment.plan.steps:
+        raise ValueError(f"it is at step {progress.step}, and the best was {progress.best_step}")
+    for each in (progress.first_losses, progress.rows):
+        if each and each.keys() != set(experiment.labels):
+            raise ValueError(f"its tasks are {', '.join(each):.200}")
+    return progress

@@ -23,7 +23,7 @@ from torch import Tensor
 __all__ = ["MAX_DEPTH", "pack", "unpack"]
 
 MAX_DEPTH = 50
-"""How deep a state can be nested: as deep as a configuration."""
+"""How many levels the JSON may have: as many as a configuration. A tuple takes two, a dict of other keys three."""
 
 _LARGE = 2**63
 _MAX_DIGITS = 20_000  # of a large integer, in base 16
@@ -31,55 +31,68 @@ _FLOAT = re.compile(r"[0-9a-f]{16}")
 _INT = re.compile(rf"-?[0-9a-f]{{16,{_MAX_DIGITS}}}")
 
 
-def pack(value: Any, tensors: dict[str, Tensor], *, depth: int = 0) -> Any:
+def pack(value: Any, tensors: dict[str, Tensor], *, level: int = 1) -> Any:
     """Return nested dicts, lists and tuples as what JSON can hold, and put their tensors into `tensors` by name.
 
     Raises:
         TypeError: If something in it can be held neither as JSON nor as a tensor.
         ValueError: If it is nested too deep, or an integer is too large.
     """
-    if depth > MAX_DEPTH:
-        raise ValueError(f"A state is nested more than {MAX_DEPTH} deep.")
-    if isinstance(value, Tensor):
-        name = str(len(tensors))
-        tensors[name] = value
-        return {"$tensor": name}
-    if isinstance(value, Mapping):
-        items = [
-            [pack(key, tensors, depth=depth + 1), pack(item, tensors, depth=depth + 1)] for key, item in value.items()
-        ]
-        if all(isinstance(key, str) and not key.startswith("$") for key in value):
-            return dict(items)
-        return {"$items": items}
-    if isinstance(value, tuple):
-        return {"$tuple": [pack(item, tensors, depth=depth + 1) for item in value]}
-    if isinstance(value, list):
-        return [pack(item, tensors, depth=depth + 1) for item in value]
-    return _pack_plain(value)
+    packed = _pack(value, tensors, level)
+    if level + _deeper(packed) > MAX_DEPTH:
+        raise ValueError(f"A state is nested too deep for a checkpoint, whose JSON has at most {MAX_DEPTH} levels.")
+    return packed
 
 
-def unpack(value: Any, tensors: Mapping[str, Tensor], *, depth: int = 0) -> Any:
+def unpack(value: Any, tensors: Mapping[str, Tensor], *, level: int = 1) -> Any:
     """Return what :func:`pack` was given.
 
     Raises:
         ValueError: If it is nothing that :func:`pack` returns, or a tensor is not there.
     """
-    if depth > MAX_DEPTH:
-        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    if level > MAX_DEPTH and isinstance(value, dict | list):
+        raise ValueError(f"it is too deep: it has more than {MAX_DEPTH} levels")
     if isinstance(value, list):
-        return [unpack(item, tensors, depth=depth + 1) for item in value]
+        return [unpack(item, tensors, level=level + 1) for item in value]
     if isinstance(value, dict):
         kind = next((key for key in value if key.startswith("$")), None)
         if kind is None:
-            return {key: unpack(item, tensors, depth=depth + 1) for key, item in value.items()}
+            return {key: unpack(item, tensors, level=level + 1) for key, item in value.items()}
         if len(value) != 1:
             raise ValueError(f"{kind!r:.50} stands beside other keys")
-        return _unpack_marked(kind, value[kind], tensors, depth)
+        return _unpack_marked(kind, value[kind], tensors, level)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is no number of JSON")
     if isinstance(value, int) and abs(value) >= _LARGE:
         raise ValueError("a number has more than 64 bits")
     return value
+
+
+def _pack(value: Any, tensors: dict[str, Tensor], level: int) -> Any:
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value
+        return {"$tensor": name}
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: pack(item, tensors, level=level + 1) for key, item in value.items()}
+        inside = level + 3
+        items = value.items()
+        return {
+            "$items": [[pack(key, tensors, level=inside), pack(item, tensors, level=inside)] for key, item in items]
+        }
+    if isinstance(value, tuple):
+        return {"$tuple": [pack(item, tensors, level=level + 2) for item in value]}
+    if isinstance(value, list):
+        return [pack(item, tensors, level=level + 1) for item in value]
+    return _pack_plain(value)
+
+
+def _deeper(packed: Any) -> int:
+    """Return how far below its own level a packed value reaches by itself, without what it holds; -1 for a leaf."""
+    if isinstance(packed, dict):
+        return 2 if "$items" in packed else 1 if "$tuple" in packed else 0
+    return 0 if isinstance(packed, list) else -1
 
 
 def _pack_plain(value: Any) -> Any:
@@ -100,16 +113,16 @@ def _pack_plain(value: Any) -> Any:
     )
 
 
-def _unpack_marked(kind: str, value: Any, tensors: Mapping[str, Tensor], depth: int) -> Any:
+def _unpack_marked(kind: str, value: Any, tensors: Mapping[str, Tensor], level: int) -> Any:
     """Return what a mapping stands for that has the one key `kind`."""
     if kind == "$tensor" and isinstance(value, str):
         if value not in tensors:
             raise ValueError(f"the tensor {value!r:.50} is not there")
         return tensors[value]
     if kind == "$tuple" and isinstance(value, list):
-        return tuple(unpack(item, tensors, depth=depth + 1) for item in value)
+        return tuple(unpack(item, tensors, level=level + 2) for item in value)
     if kind == "$items" and isinstance(value, list):
-        return _unpack_items(value, tensors, depth)
+        return _unpack_items(value, tensors, level + 3)
     if kind == "$float" and isinstance(value, str) and _FLOAT.fullmatch(value):
         number = struct.unpack(">d", bytes.fromhex(value))[0]
         if not math.isfinite(number):
@@ -121,17 +134,17 @@ def _unpack_marked(kind: str, value: Any, tensors: Mapping[str, Tensor], depth: 
     raise ValueError(f"{kind!r:.50} is followed by {value!r:.50}")
 
 
-def _unpack_items(items: list[Any], tensors: Mapping[str, Tensor], depth: int) -> dict[Any, Any]:
+def _unpack_items(items: list[Any], tensors: Mapping[str, Tensor], level: int) -> dict[Any, Any]:
     unpacked = {}
     for item in items:
         if not isinstance(item, list) or len(item) != 2:  # noqa: PLR2004 - a key and a value
             raise ValueError(f"'$items' holds {item!r:.50}")
-        key = unpack(item[0], tensors, depth=depth + 1)
+        key = unpack(item[0], tensors, level=level)
         if not _is_key(key):
             raise ValueError(f"a key is {key!r:.50}")
         if key in unpacked:
             raise ValueError(f"it has the key {key!r:.50} twice")
-        unpacked[key] = unpack(item[1], tensors, depth=depth + 1)
+        unpacked[key] = unpack(item[1], tensors, level=level)
     return unpacked
 
 

@@ -85,8 +85,8 @@ def through_files(state):
 def bits_of(value):
     """Return what two states share if and only if they are the same bit for bit: types, order, dtypes and all."""
     if isinstance(value, torch.Tensor):
-        raw = value.contiguous().reshape(-1).view(torch.uint8) if value.numel() else value.new_empty(0)
-        return "tensor", str(value.dtype), tuple(value.shape), raw.tolist()
+        row = torch.empty(value.numel(), dtype=value.dtype).copy_(value.reshape(-1))
+        return "tensor", str(value.dtype), tuple(value.shape), row.view(torch.uint8).tolist()
     if isinstance(value, dict):
         return "dict", [(bits_of(key), bits_of(item)) for key, item in value.items()]
     if isinstance(value, list | tuple):
@@ -125,13 +125,18 @@ class TestRoundTrip:
         state = {"b": 1, "a": torch.ones(1), "c": {3: 1, 1: 2}}
         assert bits_of(through_files(state)) == bits_of(state)
 
-    def test_what_is_as_deep_as_allowed(self):
+    @pytest.mark.parametrize(
+        ("wrap", "times"),
+        [(lambda s: [s], 50), (lambda s: {"a": s}, 50), (lambda s: (s,), 25), (lambda s: {1: s}, 16)],
+        ids=["list", "dict", "tuple", "dict of other keys"],
+    )
+    def test_what_is_as_deep_as_allowed(self, wrap, times):
         state = 1
-        for _ in range(packing.MAX_DEPTH):
-            state = [state]
-        assert through_files(state) == state
-        with pytest.raises(ValueError, match="more than 50 deep"):
-            packing.pack([state], {})
+        for _ in range(times):
+            state = wrap(state)
+        assert bits_of(through_files(state)) == bits_of(state)
+        with pytest.raises(ValueError, match="nested too deep for a checkpoint, whose JSON has at most 50 levels"):
+            packing.pack(wrap(state), {})
 
 
 @pytest.mark.parametrize("value", [{1, 2}, b"bytes", object(), 1j, torch.float32, range(3)], ids=repr)
