@@ -293,9 +293,9 @@ def _check_same(run: RunFolder, resolved: Resolved) -> None:
         raise ConfigError(Problem(f"The run {run.path} was started with another configuration: {shown}", remedy=remedy))
 
 
-# Where a run is, who is told of it, how its rows are read, and which plugins it might use: those that it does use are
-# named.
-_OF_NO_CONSEQUENCE = ("run.name", "run.dir", "hooks", "loading", "plugins")
+# Where a run is, who is told of it, how its rows are read and its checkpoints written, and which plugins it might use:
+# those that it does use are named.
+_OF_NO_CONSEQUENCE = ("run.name", "run.dir", "hooks", "loading", "plugins", "checkpoints.background")
 
 
 def _changes(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any, Any]]:

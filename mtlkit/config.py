@@ -365,7 +365,10 @@ class Checkpoints(Section):
     every: Positive = 1
     """Epochs from one checkpoint to the next."""
     keep: Positive = 2
-    """How many of the newest checkpoints stay."""
+    """How many of the newest checkpoints stay; where the disk is full, all but the newest make room."""
+    background: bool = True
+    """Write checkpoints while training goes on, which waits only until everything is copied in memory; that takes as
+    much memory as the checkpoint. If false, training waits until it is on the disk. The files are the same."""
     best: Annotated[str, Field(pattern=r"^(loss|last|[A-Za-z0-9_-]+/.+)$")] = "loss"
     """Which weights are tested: those with the lowest validation `loss` (the mean over tasks of each one's weight times
     its loss relative to its first evaluation), the `last` ones, or those best by one metric, `TASK/METRIC`."""

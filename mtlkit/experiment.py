@@ -127,6 +127,7 @@ class Plan:
         measure_every: Steps from one sample of how the tasks' gradients compare to the next, or None.
         measure_over: Where they are compared, if the strategy does not say.
         checkpoint_every: Steps from one checkpoint to the next.
+        background: Whether checkpoints are written while training goes on.
         keep: How many checkpoints stay.
         best: Which weights are the result: ``loss``, ``last``, or ``TASK/METRIC``.
         deterministic: Whether to use deterministic algorithms only.
@@ -146,6 +147,7 @@ class Plan:
     measure_every: int | None = None
     measure_over: Over = Over.LAST_SHARED
     checkpoint_every: int
+    background: bool = True
     keep: int = 2
     best: str = "loss"
     deterministic: bool = True

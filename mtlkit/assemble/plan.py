@@ -110,6 +110,7 @@ def plan_of(resolved: Resolved, tasks: Sequence[BoundTask], groups: Sequence[Sou
         measure_every=config.diagnostics.every,
         measure_over=Over(config.diagnostics.over),
         checkpoint_every=checkpoints.every * steps_per_epoch,
+        background=checkpoints.background,
         keep=checkpoints.keep,
         best=checkpoints.best,
         deterministic=training.deterministic,

@@ -118,7 +118,7 @@ class EpochFinished:
 
 @dataclass(frozen=True)
 class EvaluationFinished:
-    """All tasks were evaluated on one split."""
+    """All tasks were evaluated on one split. Weights that are the best so far are saved after this is told."""
 
     step: int
     epoch: float
@@ -129,7 +129,7 @@ class EvaluationFinished:
 
 @dataclass(frozen=True)
 class CheckpointWritten:
-    """The run was saved."""
+    """A checkpoint is whole and in its place, maybe some steps after the one that it was taken at."""
 
     step: int
     folder: Path

@@ -21,7 +21,7 @@ from mtlkit.engine.events import (
     TaskResult,
 )
 from mtlkit.engine.progress import Progress
-from mtlkit.engine.run import RunFolder
+from mtlkit.engine.run import RunFolder, Saved
 from mtlkit.engine.step import Pass, begin_step, forward_backward, observe, take_step
 from mtlkit.engine.stopping import StopRequest
 from mtlkit.errors import Stopped
@@ -37,9 +37,21 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
         Stopped: If `stop` was requested; the step was finished and the run saved.
         NonFiniteError: If a loss is NaN or infinite.
     """
-    plan, model = experiment.plan, experiment.model
+    plan = experiment.plan
+    run.clear()
     progress = Progress.restore(experiment, run)
     emit(RunStarted(run.path, experiment.labels, progress.step, plan.steps, plan.steps_per_epoch))
+    try:
+        _train(experiment, run, progress, emit, stop)
+    except Exception:
+        _tell(run.settle(), emit)
+        raise
+    return _test(experiment, run, progress, emit)
+
+
+def _train(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener, stop: StopRequest) -> None:
+    """Take the steps that are left of the plan."""
+    plan, model = experiment.plan, experiment.model
     model.train()
     experiment.strategy.train()
     while progress.step < plan.steps:
@@ -67,16 +79,27 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
         if progress.step % plan.steps_per_epoch == 0:
             experiment.strategy.end_epoch()
             emit(EpochFinished(progress.step, progress.step // plan.steps_per_epoch))
+        is_best = False
         if progress.step % plan.evaluate_every == 0 or progress.step == plan.steps:
-            _evaluate(experiment, run, progress, emit)
+            is_best = _evaluate(experiment, run, progress, emit)
         stopping = bool(stop)  # asked once, or a signal between two questions would go unsaved
-        if progress.step % plan.checkpoint_every == 0 or progress.step == plan.steps or stopping:
-            folder = run.save(progress.step, model, progress.state(experiment, run), keep=plan.keep)
-            emit(CheckpointWritten(progress.step, folder))
+        is_last = progress.step == plan.steps or stopping
+        saving = progress.step % plan.checkpoint_every == 0 or is_last
+        if saving or is_best:
+            state = progress.state(experiment, run) if saving else None
+            behind = plan.background and not is_last  # the last one is waited for, and needs no copy
+            run.save(progress.step, model, state, keep=plan.keep, is_best=is_best, background=behind)
+        _tell(run.written(), emit)
         if stopping and progress.step < plan.steps:
             where = f"Stopped after step {progress.step} of {plan.steps}; the run is saved in {run.path}."
             raise Stopped(where, stop.signal_number or 0)
-    return _test(experiment, run, progress, emit)
+
+
+def _tell(written: Sequence[Saved], emit: Listener) -> None:
+    """Tell of the checkpoints that were written."""
+    for saved in written:
+        if saved.folder is not None:
+            emit(CheckpointWritten(saved.step, saved.folder))
 
 
 def _count_rows(experiment: Experiment, passes: list[Pass], progress: Progress) -> dict[str, int]:
@@ -151,12 +174,12 @@ def _sample(experiment: Experiment, step: int, last: Pass) -> GradientsMeasured:
     return GradientsMeasured(step, over.value, norms_by_label, pairs, last.measured.conflicts)
 
 
-def _evaluate(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener) -> None:
+def _evaluate(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener) -> bool:
+    """Evaluate all tasks, and return whether the weights are the best so far."""
     results = evaluate(experiment, "validation")
     is_best = progress.is_best(experiment, results)
-    if is_best:
-        run.save_best(progress.step, experiment.model)
     _report(experiment, run, progress.step, "validation", results, emit, is_best=is_best)
+    return is_best
 
 
 def _test(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener) -> dict[str, TaskResult]:

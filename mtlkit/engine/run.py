@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from torch import nn
 
 from mtlkit.engine import checkpoint
+from mtlkit.engine.background import Background
 from mtlkit.engine.claiming import claim
 from mtlkit.engine.regular import open_regular, read_regular
-from mtlkit.engine.storage import storage_errors, sync, write_json, write_text
-from mtlkit.errors import CheckpointError, MtlkitError, Stopped
+from mtlkit.engine.room import NO_ROOM, what_is_needed
+from mtlkit.engine.storage import about, put_text, storage_errors, sync, temporary_of, write_json, write_text
+from mtlkit.errors import CheckpointError, MtlkitError, Stopped, StorageError
 from mtlkit.locking import Lock
 from mtlkit.plainjson import dumps, loads
 
-__all__ = ["HOOK_FAILURES", "MAX_BYTES", "METRICS", "TIMINGS", "RunFolder"]
+__all__ = ["HOOK_FAILURES", "MAX_BYTES", "METRICS", "TIMINGS", "RunFolder", "Saved"]
 
 METRICS = "metrics.jsonl"
 TIMINGS = "timings.jsonl"
 HOOK_FAILURES = "hook_failures.jsonl"
 MAX_BYTES = 1_000_000
 """How long a JSON file of a run can be, and a line of its records."""
+
+FILES = ("environment.json", "config.yaml", "done.json")
+"""What is written whole."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The run was saved.
+
+    Attributes:
+        step: The step.
+        folder: The checkpoint; None where only the best weights were written.
+        dropped: Which older checkpoints made room for it.
+    """
+
+    step: int
+    folder: Path | None
+    dropped: Sequence[Path] = ()
 
 
 class RunFolder:
@@ -42,6 +66,8 @@ class RunFolder:
         self.provenance: Sequence[Mapping[str, Any]] = ()
         self._lock = lock
         self._files: dict[str, BinaryIO] = {}
+        self._background: Background[Saved] = Background()
+        self._written: list[Saved] = []
 
     @classmethod
     def create(cls, path: Path, *, config: str, environment: Mapping[str, Any]) -> RunFolder:
@@ -81,7 +107,24 @@ class RunFolder:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Close the records, and let go of the lock with word of how it ended."""
+        """Wait for what is being written, unless all is to end at once; close the records, and let go of the lock.
+
+        The lock is left with word of how it ended.
+        """
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                self._background.abandon()
+            elif error is not None:
+                self.settle()
+            else:
+                self._background.wait()
+        except BaseException as late:
+            error = late
+            raise
+        finally:
+            self._close(error)
+
+    def _close(self, error: BaseException | None) -> None:
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -93,6 +136,17 @@ class RunFolder:
             self._lock.release("stopped")
         else:
             self._lock.release("failed", f"{type(error).__name__}: {error}")
+
+    def settle(self) -> list[Saved]:
+        """Return what was written, as :meth:`written` does after waiting, where another error is on its way.
+
+        One of writing is a warning then.
+        """
+        try:
+            return self.written(wait=True)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other one came first
+            warnings.warn(f"And while that happened: {error}", stacklevel=2)
+            return []
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -108,15 +162,37 @@ class RunFolder:
             ) from error
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write ``done.json``, the last file of a run."""
-        write_json(self.path / "done.json", result)
+        """Write ``done.json``, the last file of a run.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        text = dumps(result, indent=2) + "\n"
+        self._twice("write the results", len(text), lambda: put_text(self.path / "done.json", text))
 
     # --- records ---
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl``, ``timings.jsonl`` or another file of records."""
-        with storage_errors(f"append to {self.path / name}"):
-            self._file(name).write(dumps(record).encode() + b"\n")
+        """Append a line to ``metrics.jsonl``, ``timings.jsonl`` or another file of records: the whole line or nothing.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        line = dumps(record).encode() + b"\n"
+        self._twice("write a record", len(line), lambda: self._append(name, line))
+
+    def _append(self, name: str, line: bytes) -> None:
+        file = self._file(name)
+        end = file.seek(0, os.SEEK_END)
+        rest = memoryview(line)
+        try:
+            with about(self.path / name):
+                while rest:
+                    rest = rest[file.write(rest) :]  # where the disk is nearly full, a part of it is written
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """Return the lines of a file of records; none where there is no such file.
@@ -162,6 +238,7 @@ class RunFolder:
     def _file(self, name: str) -> BinaryIO:
         if name not in self._files:
             self._files[name] = (self.path / name).open("ab", buffering=0)
+            sync(self.path)  # where it may be new
         return self._files[name]
 
     # --- checkpoints ---
@@ -171,20 +248,88 @@ class RunFolder:
         """The folder of the best weights."""
         return self.path / "best"
 
-    def save(self, step: int, model: nn.Module, state: Mapping[str, Any], *, keep: int) -> Path:
-        """Write a checkpoint, then drop all but the newest `keep`."""
-        with storage_errors("put the records on the disk in"):
-            for file in self._files.values():
-                sync(Path(file.name))
-        folder = self.path / "checkpoints" / f"step-{step:06d}"
-        checkpoint.save(folder, step=step, model=model, state=state, plugins=self.provenance)
-        for old in self._checkpoints()[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        state: Mapping[str, Any] | None,
+        *,
+        keep: int,
+        is_best: bool = False,
+        background: bool = False,
+    ) -> Path:
+        """Write a checkpoint, once the one before it is written; then drop all but the newest `keep`.
+
+        The records are put on the disk first, and the best weights before the checkpoint that counts on them. Where
+        the disk is full, what older checkpoints there are beside the newest whole one make room, and it is tried again.
+
+        Args:
+            step: The step.
+            model: What the weights are of.
+            state: What else it takes to go on; None to write the best weights alone.
+            keep: How many checkpoints stay.
+            is_best: Write the weights to ``best/`` too, as those that are the run's result so far.
+            background: Return once everything is copied, and write in the background; :meth:`written` says when.
+
+        Returns:
+            The folder that it is written to.
+
+        Raises:
+            StorageError: If it cannot be written, or the one before could not: every older checkpoint is then whole.
+        """
+        self._background.wait()
+        self._written += self._background.done()
+        snapshot = checkpoint.Snapshot.take(step, model, state, plugins=self.provenance, copies=background)
+        folder = self._checkpoint(step)
+        files = list(self._files.values())
+
+        def attempt() -> None:
+            for file in files:
+                _sync_records(file)
+            if is_best:
+                checkpoint.write(self.best, snapshot.weights_alone, go_on=self._background.go_on)
+            if state is not None:
+                self._make_checkpoints()
+                checkpoint.write(folder, snapshot, go_on=self._background.go_on)
+
+        def write() -> Saved:
+            nbytes = snapshot.nbytes + (snapshot.weights_alone.nbytes if is_best else 0)
+            dropped = self._twice(f"save the run at step {step}", nbytes, attempt, alone=True)
+            if state is None:
+                return Saved(step, None, dropped)
+            self._keep(keep, step)
+            return Saved(step, folder, dropped)
+
+        if background:
+            self._background.start(write)
+        else:
+            self._written.append(write())
         return folder
 
-    def save_best(self, step: int, model: nn.Module) -> None:
-        """Write the weights that are the run's result so far."""
-        checkpoint.save(self.best, step=step, model=model, plugins=self.provenance)
+    def written(self, *, wait: bool = False) -> list[Saved]:
+        """Return what was written since this was asked last.
+
+        Args:
+            wait: Wait for what is being written.
+
+        Raises:
+            StorageError: If something could not be.
+        """
+        if wait:
+            self._background.wait()
+        written, self._written = [*self._written, *self._background.done()], []
+        for saved in written:
+            for path in saved.dropped:
+                warnings.warn(f"{path} was removed to make room for a newer checkpoint.", stacklevel=2)
+        return written
+
+    def clear(self) -> None:
+        """Clear away what a process that was killed had begun to write."""
+        with storage_errors("clear away what was left in"):
+            for parent in (self.path, self.path / "checkpoints"):
+                checkpoint.clear(parent)
+            for name in FILES:
+                temporary_of(self.path / name).unlink(missing_ok=True)
 
     @property
     def has_checkpoints(self) -> bool:
@@ -213,6 +358,87 @@ class RunFolder:
         folders = (self.path / "checkpoints").glob("step-*")
         steps = {int(number): folder for folder in folders if (number := folder.name.removeprefix("step-")).isdecimal()}
         return [steps[step] for step in sorted(steps)]
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:06d}"
+
+    def _make_checkpoints(self) -> None:
+        """Make the folder of the checkpoints, but not that of the run: if that is gone, so is all else in it."""
+        folder = self.path / "checkpoints"
+        if not folder.is_dir():
+            folder.mkdir()
+            sync(self.path)
+
+    def _keep(self, keep: int, step: int) -> None:
+        """Drop all but the newest checkpoints up to a step, and later ones: a run that fell back passed them over."""
+        older = [folder for folder in self._checkpoints() if _step_of(folder) <= step]
+        later = [folder for folder in self._checkpoints() if _step_of(folder) > step]
+        for folder in [*older[:-keep], *later]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # --- failing ---
+
+    def _twice(self, doing: str, needed: int, attempt: Callable[[], None], *, alone: bool = False) -> list[Path]:
+        """Write something; if it fails, clean up and try once more.
+
+        Args:
+            doing: What is done.
+            needed: How many bytes it takes.
+            attempt: Does it.
+            alone: Whether nothing else can be being written.
+
+        Returns:
+            Which checkpoints were dropped for it.
+
+        Raises:
+            StorageError: If it fails again.
+        """
+        try:
+            attempt()
+        except OSError as error:
+            if not alone:
+                self._background.wait()  # or what it writes would be cleared away
+            dropped = self._make_room(error)
+        else:
+            return []
+        try:
+            attempt()
+        except OSError as error:
+            raise StorageError(what_is_needed(doing, self.path, error, needed, self._whole())) from error
+        return dropped
+
+    def _make_room(self, error: OSError) -> list[Path]:
+        """Clear away what was left behind, and where room is wanting, all checkpoints but the newest whole one."""
+        with contextlib.suppress(StorageError):
+            self.clear()
+        whole = self._whole() if error.errno in NO_ROOM else None
+        dropped = [] if whole is None else [each for each in self._checkpoints() if each != whole]
+        for folder in dropped:
+            shutil.rmtree(folder, ignore_errors=True)
+        return dropped
+
+    def _whole(self) -> Path | None:
+        """Return the newest checkpoint that is whole, if there is one."""
+        try:
+            return self.latest()[0]
+        except MtlkitError:
+            return None
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _sync_records(file: BinaryIO) -> None:
+    """Put a file of records on the disk.
+
+    Raises:
+        OSError: If it cannot be, or was removed: what a checkpoint says of its length would be wrong.
+    """
+    with about(Path(file.name)):
+        if not os.fstat(file.fileno()).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "It was removed while the run wrote to it", file.name)
+        os.fsync(file.fileno())
 
 
 def _refuse_links(path: Path) -> None:

@@ -6,13 +6,16 @@ each file. A checkpoint is written to a temporary sibling and renamed when it is
 """
 
 from mtlkit.engine.checkpoint.manifest import SCHEMA_VERSION
-from mtlkit.engine.checkpoint.place import recover
+from mtlkit.engine.checkpoint.place import clear, recover
 from mtlkit.engine.checkpoint.reading import load_state, load_weights, read_hashed_weights, read_weights, verify
+from mtlkit.engine.checkpoint.snapshot import Snapshot
 from mtlkit.engine.checkpoint.tensorfile import read_tensors
-from mtlkit.engine.checkpoint.writing import save
+from mtlkit.engine.checkpoint.writing import save, write
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Snapshot",
+    "clear",
     "load_state",
     "load_weights",
     "read_hashed_weights",
@@ -21,4 +24,5 @@ __all__ = [
     "recover",
     "save",
     "verify",
+    "write",
 ]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 from mtlkit.engine.storage import sync
 
-__all__ = ["recover", "replace"]
+__all__ = ["clear", "recover", "replace"]
+
+_LEFT = re.compile(r"\.(?P<name>step-\d+|best)\.(?P<kind>tmp|old)")
 
 
 def replace(folder: Path, temporary: Path) -> None:
-    """Put a whole new folder in the place of an old one; wherever this is cut off, one of the two is left."""
+    """Put a whole new folder in the place of an old one; wherever this is cut off, one of the two is left.
+
+    Raises:
+        OSError: If it cannot be done; the old one is then in its place.
+    """
     old = _old(folder)
     recover(folder)
     if folder.exists():
@@ -26,11 +33,29 @@ def replace(folder: Path, temporary: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Put an older checkpoint back that was moved away for a newer one which never came."""
+    """Put an older checkpoint back that was moved away for a newer one which never came.
+
+    Raises:
+        OSError: If it cannot be put back.
+    """
     old = _old(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def clear(parent: Path) -> None:
+    """Clear away what a process that was killed left of the checkpoints in a folder, and put back what it moved away.
+
+    Raises:
+        OSError: If an older checkpoint cannot be put back.
+    """
+    for path in sorted(parent.glob(".*")):
+        left = _LEFT.fullmatch(path.name)
+        if left and left["kind"] == "tmp":
+            shutil.rmtree(path, ignore_errors=True)
+        elif left:
+            recover(parent / left["name"])
 
 
 def _old(folder: Path) -> Path:

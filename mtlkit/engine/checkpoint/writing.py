@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from mtlkit.engine.checkpoint.manifest import Manifest, Vouched, stream_hash
-from mtlkit.engine.checkpoint.packing import pack
+from mtlkit.engine.checkpoint.manifest import Manifest, Vouched
 from mtlkit.engine.checkpoint.place import replace
-from mtlkit.engine.storage import storage_errors, sync
+from mtlkit.engine.checkpoint.snapshot import Snapshot
+from mtlkit.engine.storage import storage_errors, sync, temporary_of, write_file
 
-__all__ = ["save"]
+__all__ = ["save", "write"]
 
 
 def save(
@@ -39,32 +37,40 @@ def save(
     Raises:
         StorageError: If it cannot be written; an older one of the same name is then untouched.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
     with storage_errors("write the checkpoint"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write(folder, Snapshot.take(step, model, state, plugins=plugins))
+
+
+def write(folder: Path, snapshot: Snapshot, *, go_on: Callable[[], None] = lambda: None) -> None:
+    """Write a snapshot as a checkpoint, in place of an older one of the same name, into a folder that exists.
+
+    Args:
+        folder: Where it will be.
+        snapshot: What it will hold.
+        go_on: Is called again and again, and may raise to break off: nothing is then changed.
+
+    Raises:
+        OSError: If it cannot be written; an older one of the same name is then untouched.
+    """
+    temporary = temporary_of(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        files = {
+            name: Vouched(*write_file(temporary / name, _watched(content, go_on)))
+            for name, content in snapshot.files.items()
+        }
+        write_file(temporary / "manifest.json", [Manifest(snapshot.step, files, snapshot.plugins).to_bytes()])
+        sync(temporary)
+        go_on()
+        replace(folder, temporary)
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            save_file(_separate(model.state_dict()), temporary / "weights.safetensors")
-            if state is not None:
-                tensors: dict[str, Tensor] = {}
-                plain = pack(state, tensors)
-                save_file(_separate(tensors), temporary / "state.safetensors")
-                (temporary / "state.json").write_text(json.dumps(plain, allow_nan=False), encoding="utf-8")
-            files = {path.name: _vouch(path) for path in temporary.iterdir()}
-            (temporary / "manifest.json").write_bytes(Manifest(step, files, plugins).to_bytes())
-            for path in temporary.iterdir():
-                sync(path)
-            replace(folder, temporary)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        raise
 
 
-def _vouch(path: Path) -> Vouched:
-    with path.open("rb") as file:
-        return Vouched(path.stat().st_size, stream_hash(file))
-
-
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies that share no memory, which is what the format takes."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+def _watched(content: Iterable[bytes | memoryview], go_on: Callable[[], None]) -> Iterator[bytes | memoryview]:
+    for piece in content:
+        go_on()
+        yield piece

@@ -310,10 +310,10 @@ class TestFailedWrite:
 
     @pytest.fixture(name="full_disk")
     def fixture_full_disk(self, monkeypatch):
-        def refuse(_, path):
+        def refuse(path, _):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-        monkeypatch.setattr(writing, "save_file", refuse)
+        monkeypatch.setattr(writing, "write_file", refuse)
 
     @pytest.mark.usefixtures("full_disk")
     def test_says_which_file_and_why(self, tmp_path, model):
@@ -349,7 +349,7 @@ class TestFailedWrite:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(writing, "save_file", interrupt)
+        monkeypatch.setattr(writing, "write_file", interrupt)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(saved, step=8, model=model)
         assert list(saved.parent.iterdir()) == [saved]
