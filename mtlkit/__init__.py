@@ -12,7 +12,7 @@ from mtlkit._version import __version__
 
 if TYPE_CHECKING:
     from mtlkit import architectures, encoders, errors, heads, stems, strategies, tasks, testing
-    from mtlkit.app import RunResult, build, check, evaluate, train
+    from mtlkit.app import RunResult, build, check, evaluate, resume, train
     from mtlkit.architectures.base import Architecture
     from mtlkit.baselines import baseline
     from mtlkit.config import RunConfig
@@ -59,6 +59,7 @@ __all__ = [
     "hookimpl",
     "look_ahead",
     "plugin",
+    "resume",
     "stems",
     "strategies",
     "tasks",
@@ -95,6 +96,7 @@ _HOME = {
     "hookimpl": "mtlkit.hookspecs",
     "look_ahead": "mtlkit.gradients",
     "plugin": "mtlkit.hookspecs",
+    "resume": "mtlkit.app",
     "train": "mtlkit.app",
 }
 

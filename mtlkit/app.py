@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,33 @@ import torch
 from mtlkit.assemble import blaming, trying
 from mtlkit.assemble import build as build_resolved
 from mtlkit.audit import Audit, audit
+from mtlkit.changes import (
+    BY_NAME,
+    Change,
+    changes_of,
+    check_allowed,
+    effect_of_length,
+    is_length,
+    refuse,
+    saved_config,
+)
 from mtlkit.config import RunConfig
 from mtlkit.data.splits import SPLITS
 from mtlkit.engine import checkpoint
 from mtlkit.engine.claiming import require_free
 from mtlkit.engine.evaluate import evaluate as evaluate_split
-from mtlkit.engine.events import Event, Listener, TaskResult
+from mtlkit.engine.events import Event, Listener, RunStarted, TaskResult
 from mtlkit.engine.loop import fit
 from mtlkit.engine.probe import probe
 from mtlkit.engine.run import RunFolder
 from mtlkit.engine.settings import run_settings
 from mtlkit.engine.stopping import stop_on_signals
-from mtlkit.errors import CheckpointError, ConfigError, Problem, closest
+from mtlkit.errors import CheckpointError, ConfigError, MtlkitError, Problem, closest
 from mtlkit.experiment import Experiment
+from mtlkit.overrides import apply_overrides
 from mtlkit.pretrained import Pretrained
 from mtlkit.pretrained import read as read_pretrained
-from mtlkit.provenance import differences, environment, plugins_used, require_plugins
+from mtlkit.provenance import differences, environment, machine_differences, plugins_used, require_plugins
 from mtlkit.registry import Registry
 from mtlkit.resolve import Resolved, resolve
 from mtlkit.runhooks import HookFailure, HookListener, read_failures
@@ -45,10 +56,12 @@ __all__ = [
     "evaluate",
     "finished",
     "inspect",
+    "resume",
     "train",
 ]
 
 Config = RunConfig | Document | Mapping[str, Any] | str | Path
+OnChanges = Callable[[Sequence[Change]], None]
 
 
 @dataclass(frozen=True)
@@ -119,18 +132,26 @@ def inspect(config: Config, *, registry: Registry | None = None) -> tuple[Resolv
 
 
 def train(
-    config: Config, *, resume: bool = False, listeners: Sequence[Listener] = (), registry: Registry | None = None
+    config: Config,
+    *,
+    resume: bool = False,
+    allow: Sequence[str] = (),
+    listeners: Sequence[Listener] = (),
+    on_changes: OnChanges = lambda _: None,
+    registry: Registry | None = None,
 ) -> RunResult:
     """Train all tasks together, evaluate them, and leave a run folder.
 
     Args:
         config: A RunConfig, a mapping, or the path of a YAML file.
         resume: Go on with the run of this name where it was saved last; start it if there is none.
+        allow: Settings that may be another than when the run was started, such as ``training.epochs``.
         listeners: Functions that are told of each event.
+        on_changes: A function that is told of the settings that are another, before the run goes on.
         registry: What is installed; discovered by default.
 
     Raises:
-        ConfigError: With everything that is wrong with the configuration, or if the run folder exists.
+        ConfigError: With everything that is wrong with the configuration, or if the run folder exists, or is in use.
         PluginError: If a plugin is missing or broken, or its code fails.
         DataError: If the rows do not fit one another or the tasks.
         CheckpointError: If the run cannot be gone on with.
@@ -138,6 +159,7 @@ def train(
         StorageError: If the run folder cannot be written to.
         Stopped: If SIGINT or SIGTERM arrived; the run is saved.
     """
+    check_allowed(allow)
     registry = registry or Registry.discover()
     document = as_document(config)
     if resume:
@@ -146,12 +168,42 @@ def train(
     hooks = HookListener(resolved)
     folder = Path(resolved.config.run.dir) / resolved.config.run.name
     if resume and os.path.lexists(folder):
-        return _go_on(folder, resolved, listeners, hooks)
+        return _go_on(folder, resolved, allow, listeners, on_changes, hooks)
     require_free(folder)
     start = read_pretrained(resolved)
     experiment = _from_the_start(resolved, start)
     with _begin(resolved, experiment, start, folder) as run:
         return _fit(experiment, resolved, run, listeners, hooks)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    listeners: Sequence[Listener] = (),
+    on_changes: OnChanges = lambda _: None,
+    registry: Registry | None = None,
+) -> RunResult:
+    """Go on with a run by its own configuration, where it was saved last; return the results of one that is finished.
+
+    Args:
+        folder: The run's folder.
+        overrides: Settings that are to be another, as ``training.epochs=20``. Of those that a run may go on with.
+        listeners: Functions that are told of each event.
+        on_changes: A function that is told of the settings that are another, before the run goes on.
+        registry: What is installed; discovered by default. Files that the run used as plugins have to be given, since a
+            path that a run folder names is not followed.
+
+    Raises:
+        ConfigError: If an override is none that a run can go on with, or if another process has the run.
+        MtlkitError: As :func:`train`.
+    """
+    run = RunFolder.open(Path(folder))
+    saved_config(run.path)  # for a run folder that is damaged is no mistake in a configuration
+    registry = registry or Registry.discover()
+    require_plugins(run, registry)
+    resolved = resolve(apply_overrides(_own_document(run), overrides), registry)
+    return _go_on(run.path, resolved, BY_NAME, listeners, on_changes, HookListener(resolved))
 
 
 def evaluate(
@@ -181,9 +233,7 @@ def evaluate(
     step = checkpoint.verify(run.best)
     registry = registry or Registry.discover()
     require_plugins(run, registry)
-    # Its files were given again, if there were any; a path that a run folder holds is not followed.
-    document = as_document(run.path / "config.yaml").override(("plugins", "files"), [], "")
-    resolved = resolve(document, registry)
+    resolved = resolve(_own_document(run), registry)
     for difference in differences(run, resolved.registry):
         warnings.warn(f"The results may not be those of the run: {difference}.", stacklevel=2)
     experiment = build_resolved(resolved)  # the run's own weights follow, so none that it began with are read
@@ -222,31 +272,86 @@ def _begin(resolved: Resolved, experiment: Experiment, start: Pretrained | None,
         raise
 
 
-def _go_on(folder: Path, resolved: Resolved, listeners: Sequence[Listener], hooks: HookListener) -> RunResult:
+def _own_document(run: RunFolder) -> Document:
+    """Return a run's own configuration.
+
+    Its files were given again, if there were any; a path that a run folder holds is not followed.
+    """
+    return as_document(run.path / "config.yaml").override(("plugins", "files"), [], "")
+
+
+def _go_on(
+    folder: Path,
+    resolved: Resolved,
+    allow: Sequence[str],
+    listeners: Sequence[Listener],
+    on_changes: OnChanges,
+    hooks: HookListener,
+) -> RunResult:
     """Go on with a run where it was saved last."""
     run = RunFolder.open(folder)
-    if run.result is not None:  # no more than to be read, which others may do too
-        _check_same(run, resolved)
-        return finished(run)
+    if not _changes(run, resolved, allow) and run.result is not None:
+        return finished(run)  # to read it takes no lock
     with RunFolder.open(folder, lock=True) as run:
-        _check_same(run, resolved)
-        if run.result is not None:  # another process had it until just now
+        changes = _changes(run, resolved, allow)  # anew, for another process had it until just now, perhaps
+        if not changes and run.result is not None:
             return finished(run)
-        for difference in differences(run, resolved.registry):
-            warnings.warn(f"The run may not go on bit for bit: {difference}.", stacklevel=3)
+        if run.result is not None and not run.has_checkpoints:
+            raise CheckpointError(f"The run {folder} is finished, and has no checkpoint left to go on from.")
+        if changes:
+            on_changes(changes)
         # Its weights are in its checkpoints, if it came to one.
         experiment = _from_the_start(resolved, None if run.has_checkpoints else read_pretrained(resolved))
-        return _fit(experiment, resolved, run, listeners, hooks)
+        try:
+            effect = effect_of_length(_before(run, resolved), experiment, run.step, folder)
+            differing = [*differences(run, resolved.registry), *machine_differences(run, experiment)]
+            if changes:
+                run.change(dump(resolved.plain()), [asdict(change) for change in changes])
+        except BaseException:
+            experiment.close()
+            raise
+        for difference in differing:
+            warnings.warn(f"The run may not go on bit for bit: {difference}.", stacklevel=3)
+        if effect is not None:
+            warnings.warn(effect, stacklevel=3)
+        return _fit(experiment, resolved, run, listeners, hooks, differing)
+
+
+def _before(run: RunFolder, resolved: Resolved) -> dict[str, Any]:
+    """Return the configuration that a run was saved with, what it does not say filled in as it would be now."""
+    saved = saved_config(run.path)
+    try:
+        return resolve(_own_document(run), resolved.registry).plain()
+    except MtlkitError:
+        return saved  # of a plugin that is not at hand, say, and so another configuration than this one
+
+
+def _changes(run: RunFolder, resolved: Resolved, allow: Sequence[str]) -> list[Change]:
+    """Return what is to be another in a run that goes on, if it may be; nothing where the run is over for good."""
+    changes = list(changes_of(_before(run, resolved), resolved.plain()))
+    is_finished = run.result is not None
+    refuse(changes, allow, run.path, is_finished=is_finished)
+    if is_finished and not any(map(is_length, changes)):
+        return []
+    return [change for change in changes if change.setting not in {"run.name", "run.dir"}]
 
 
 def _fit(
-    experiment: Experiment, resolved: Resolved, run: RunFolder, listeners: Sequence[Listener], hooks: HookListener
+    experiment: Experiment,
+    resolved: Resolved,
+    run: RunFolder,
+    listeners: Sequence[Listener],
+    hooks: HookListener,
+    differing: Sequence[str] | None = None,
 ) -> RunResult:
+    """Train to the end; `differing` is what is another than when the run was started, where it goes on."""
     run.provenance = plugins_used(resolved.records, resolved.registry)
     hooks.attach(run)
     everyone: list[Listener] = [*listeners, hooks]
 
     def emit(event: Event) -> None:
+        if isinstance(event, RunStarted) and differing is not None:
+            run.note({"event": "resumed", "step": event.step, "differences": list(differing)})
         for listener in everyone:
             listener(event)
 
@@ -277,33 +382,3 @@ def _require_plugins_of(document: Document, registry: Registry) -> None:
     folder = Path(config.run.dir) / config.run.name
     if (folder / "environment.json").is_file():
         require_plugins(RunFolder.open(folder), registry, [Path(each).name for each in config.plugins.files])
-
-
-def _check_same(run: RunFolder, resolved: Resolved) -> None:
-    """Refuse to go on with a run whose configuration was another."""
-    saved = load(run.path / "config.yaml").data
-    if not isinstance(saved, dict) or not isinstance(saved.get("run"), dict):
-        raise CheckpointError(f"{run.path / 'config.yaml'} is no run configuration.")
-    changed = [each for each in _changes(saved, resolved.plain(), "") if not each[0].startswith(_OF_NO_CONSEQUENCE)]
-    if changed:
-        shown = "; ".join(f"{path} was {before!r} and is {after!r}" for path, before, after in changed[:5])
-        remedy = "Give this run another run.name."
-        if run.result is None:
-            remedy += f" Or go on with that one as it was: mtlkit train {run.path / 'config.yaml'} --resume."
-        raise ConfigError(Problem(f"The run {run.path} was started with another configuration: {shown}", remedy=remedy))
-
-
-# Where a run is, who is told of it, how its rows are read and its checkpoints written, and which plugins it might use:
-# those that it does use are named.
-_OF_NO_CONSEQUENCE = ("run.name", "run.dir", "hooks", "loading", "plugins", "checkpoints.background")
-
-
-def _changes(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in dict.fromkeys([*before, *after]):
-            yield from _changes(before.get(key), after.get(key), f"{path}.{key}".removeprefix("."))
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for index, (old, new) in enumerate(zip(before, after, strict=True)):
-            yield from _changes(old, new, f"{path}[{index}]")
-    elif before != after:
-        yield path, before, after

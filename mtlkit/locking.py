@@ -85,6 +85,7 @@ class Lock:
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
         self._use = Use.of_this_process()
+        self._before = b""
         _held.add(self)
 
     @classmethod
@@ -111,31 +112,33 @@ class Lock:
         except BaseException:
             lock._drop()
             raise
-        lock._write()
+        lock._before = os.pread(descriptor, _MAX_BYTES, 0)
+        lock._write(lock._told())
         return lock
 
     def release(self, ended: str | None = None, error: str | None = None) -> None:
         """Let go of the folder, and leave word of how its use ended.
 
         Args:
-            ended: ``finished``, ``stopped`` or ``failed``; None to leave no word, where nothing came of it.
+            ended: ``finished``, ``stopped`` or ``failed``; None where nothing came of it: the word before it stays.
             error: What it failed with.
         """
         if self._descriptor is None:
             return
         said = None if error is None else single_line(error)
         self._use = replace(self._use, until=_now(), ended=ended, error=said)
-        if ended is not None:
-            self._write()
+        self._write(self._before if ended is None else self._told())
         with contextlib.suppress(OSError):  # closing it does as much, where no child that was not Python's has it too
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self._drop()
 
-    def _write(self) -> None:
+    def _told(self) -> bytes:
+        return json.dumps(asdict(self._use), indent=2).encode() + b"\n"
+
+    def _write(self, content: bytes) -> None:
         """Write down who has the folder. On a full disk nobody is told; the lock holds all the same."""
         if self._descriptor is None:
             return
-        content = json.dumps(asdict(self._use), indent=2).encode() + b"\n"
         with contextlib.suppress(OSError):
             os.pwrite(self._descriptor, content, 0)
             os.ftruncate(self._descriptor, len(content))

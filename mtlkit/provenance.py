@@ -6,6 +6,7 @@ import platform
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mtlkit.engine.regular import read_regular
 from mtlkit.engine.run import MAX_BYTES, RunFolder
 from mtlkit.errors import CheckpointError, PluginError
 from mtlkit.experiment import Experiment
+from mtlkit.locking import single_line
 from mtlkit.plainjson import loads
 from mtlkit.pretrained import Pretrained
 from mtlkit.registry import OWN, Origin, Record, Registry, State
@@ -22,7 +24,7 @@ from mtlkit.registry.distributions import pip_install
 from mtlkit.registry.names import distribution_name
 from mtlkit.resolve import Resolved
 
-__all__ = ["differences", "environment", "plugins_used", "require_plugins"]
+__all__ = ["differences", "environment", "machine_differences", "plugins_used", "require_plugins"]
 
 
 def plugins_used(records: Sequence[Record], registry: Registry) -> list[dict[str, Any]]:
@@ -59,8 +61,8 @@ def environment(resolved: Resolved, experiment: Experiment, start: Pretrained | 
     return {
         **_versions(),
         "platform": platform.platform(),
-        "device": str(experiment.device),
-        "threads": experiment.plan.threads or torch.get_num_threads(),
+        **_machine(experiment),
+        "interop_threads": torch.get_num_interop_threads(),
         **({"pretrained": start.to_dict()} if start else {}),
         "workers": experiment.workers,
         "start_method": resolved.config.loading.start if experiment.workers else None,
@@ -124,7 +126,8 @@ def differences(run: RunFolder, registry: Registry) -> list[str]:
     """
     before = _saved(run)
     try:
-        pairs = [(name, before[name], now) for name, now in _versions().items()]
+        # A run of an older mtlkit does not say everything.
+        pairs = [(name, before.get(name, now), now) for name, now in _versions().items()]
         for plugin in before["plugins"]:
             name = plugin["distribution"]
             versions = [each.version for each in registry.records(plugin["kind"]) if each.distribution == name]
@@ -134,6 +137,54 @@ def differences(run: RunFolder, registry: Registry) -> list[str]:
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{run.path / 'environment.json'} cannot be read: {error!r}.") from error
     return list(dict.fromkeys(f"{name} was {old} and is {new}" for name, old, new in pairs if old != new))
+
+
+def machine_differences(run: RunFolder, experiment: Experiment) -> list[str]:
+    """Return how the machine and its settings differ from those that a run was made on, where that can change bits.
+
+    How many processes read rows, and how they are started, changes none; nor does how many operators run at a time.
+
+    Raises:
+        CheckpointError: If the run does not say what it was made with.
+    """
+    before = _saved(run)
+    now = _machine(experiment)
+    pairs = [(name, _told(name, before.get(name, value)), _told(name, value)) for name, value in now.items()]
+    return [f"{name} was {old} and is {new}" for name, old, new in pairs if old != new]
+
+
+def _machine(experiment: Experiment) -> dict[str, Any]:
+    """Return what of the machine and of PyTorch's settings the bits of a run may depend on."""
+    device = experiment.device
+    is_cuda = device.type == "cuda"
+    return {
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if is_cuda else None,
+        "device_capability": "{}.{}".format(*torch.cuda.get_device_capability(device)) if is_cuda else None,
+        "cuda": torch.version.cuda if is_cuda else None,
+        "cudnn": torch.backends.cudnn.version() if is_cuda else None,
+        "processor": _processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": experiment.plan.threads or torch.get_num_threads(),
+        "deterministic": experiment.plan.deterministic or torch.are_deterministic_algorithms_enabled(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+    }
+
+
+def _processor() -> str:
+    """Return what the processor is called, or at least of which kind it is."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _told(name: str, value: object) -> str:
+    text = "nothing" if value is None else single_line(str(value))
+    return text.partition(":")[0] if name == "device" else text  # of several GPUs of a kind, any gives the same bits
 
 
 def _saved(run: RunFolder) -> Mapping[str, Any]:
@@ -163,6 +214,7 @@ def _versions() -> dict[str, str]:
     return {
         "mtlkit": __version__,
         "python": platform.python_version(),
+        "numpy": version("numpy"),
         "torch": torch.__version__,
         "torchmetrics": version("torchmetrics"),
     }

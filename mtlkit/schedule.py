@@ -27,6 +27,11 @@ class Schedule:
     milestones: tuple[float, ...] = ()
     gamma: float = 0.1
 
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the factor at a step is another in a run of another length."""
+        return self.shape != "constant" or self.warmup > 0
+
     def factor(self, step: int, steps: int) -> float:
         """Return the factor for `step`, counted from 0, of a run of `steps`."""
         warm = round(self.warmup * steps)

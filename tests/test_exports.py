@@ -46,6 +46,7 @@ PUBLIC = [
     "hookimpl",
     "look_ahead",
     "plugin",
+    "resume",
     "stems",
     "strategies",
     "tasks",

@@ -53,6 +53,7 @@ BELOW_CLI = BELOW_ASSEMBLE | {
     "app",
     "audit",
     "baselines",
+    "changes",
     "doctor",
     "provenance",
     "report",
@@ -72,7 +73,9 @@ MAY_IMPORT = {
     "finetune": BELOW_ASSEMBLE | {"resolve"},
     "assemble": BELOW_ASSEMBLE | {"assemble", "resolve", "finetune"},
     "audit": {"audit", "engine", "errors", "findings"} | MATHS,
-    **dict.fromkeys(["app", "baselines", "pretrained", "provenance", "report", "runhooks", "testing"], BELOW_CLI),
+    **dict.fromkeys(
+        ["app", "baselines", "changes", "pretrained", "provenance", "report", "runhooks", "testing"], BELOW_CLI
+    ),
     "doctor": ROOTS | SHAPE | NAMES | {"doctor"},
     "cli": ROOTS | SHAPE | NAMES | {"cli"},
     "__init__": {"_version"},

@@ -15,6 +15,7 @@ from mtlkit.cli.group import Group
 from mtlkit.cli.init import init
 from mtlkit.cli.list import list_
 from mtlkit.cli.plugins import plugins
+from mtlkit.cli.resume import resume
 from mtlkit.cli.schema import schema
 from mtlkit.cli.show import show
 from mtlkit.cli.train import train
@@ -37,5 +38,5 @@ def main() -> None:
     """  # noqa: D301 - click takes the character itself
 
 
-for command in (list_, show, init, check, train, evaluate, baseline, plugins, schema):
+for command in (list_, show, init, check, train, resume, evaluate, baseline, plugins, schema):
     main.add_command(command)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mtlkit.cli.output import Output, Table, number, printable
 
 if TYPE_CHECKING:
+    from mtlkit.app import RunResult
+    from mtlkit.changes import Change
     from mtlkit.engine.events import Event, Listener, TaskResult
 
-__all__ = ["results_table", "show_progress"]
+__all__ = ["results_table", "show_changes", "show_progress", "show_run"]
+
+_WIDEST = 30  # columns of a setting's value
 
 
 @contextmanager
@@ -70,6 +75,35 @@ def _headlines(results: Mapping[str, TaskResult]) -> str:
         name, value = next(iter(result.metrics.items()))
         parts.append(f"{label} {name} {number(value)}")
     return printable("  ".join(parts), lines=False)
+
+
+def show_changes(output: Output, changes: Sequence[Change]) -> None:
+    """Say which settings are another than when the run was saved."""
+    rows = [[change.setting, _setting(change.before), _setting(change.after)] for change in changes]
+    output.remark(Table(["setting", "before", "from here on"], rows, "It goes on with another configuration").plain())
+
+
+def _setting(value: object) -> str:
+    """Return a value as it stands in a configuration."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
+
+
+def show_run(output: Output, run: RunResult) -> None:
+    """Print what a run came to."""
+    output.result(
+        {
+            "folder": str(run.folder),
+            "steps": run.steps,
+            "best_step": run.best_step,
+            "test": {label: vars(result) for label, result in run.results.items()},
+            "hook_failures": [vars(failure) for failure in run.hook_failures],
+        },
+        results_table(run.results, f"Test split, weights of step {run.best_step} of {run.steps}"),
+        f"The run is in {run.folder}",
+    )
+    for failure in run.hook_failures:
+        output.remark(f"The plugin {failure.plugin} failed in its hook {failure.hook}: {failure.error}")
 
 
 def results_table(results: Mapping[str, TaskResult], title: str) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mtlkit.cli.arguments import (
     read_config,
 )
 from mtlkit.cli.output import Output, command_output
-from mtlkit.cli.progress import results_table, show_progress
+from mtlkit.cli.progress import show_changes, show_progress, show_run
 from mtlkit.errors import Stopped
 
 __all__ = ["train"]
@@ -26,15 +27,32 @@ __all__ = ["train"]
 @config_argument
 @overrides_argument
 @click.option("--resume", is_flag=True, help="Go on with the run of this name where it was saved last.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="KEY",
+    help="With --resume, a setting that may be another than before, such as training.epochs; repeatable.",
+)
 @command_output
 @plugin_options
-def train(output: Output, config: Path, overrides: tuple[str, ...], *, resume: bool, discover: Discover) -> None:
+def train(
+    output: Output,
+    config: Path,
+    overrides: tuple[str, ...],
+    *,
+    resume: bool,
+    allow: tuple[str, ...],
+    discover: Discover,
+) -> None:
     """Train the tasks of CONFIG together on one shared encoder, and test them.
 
     Settings may be overridden, and are checked like the rest:
 
     \b
         mtlkit train run.yaml strategy.name=gradnorm training.epochs=20 tasks.digit.weight=2
+
+    With --resume, it goes on with the run of this name, whose configuration must be the same; 'mtlkit resume' goes on
+    with a run by its folder.
 
     Ctrl-C finishes the step, saves the run, and says how to go on; a second Ctrl-C ends at once.
     """  # noqa: D301 - click takes the character itself
@@ -43,21 +61,16 @@ def train(output: Output, config: Path, overrides: tuple[str, ...], *, resume: b
 
     try:
         with show_progress(output) as listeners:
-            run = app.train(document, resume=resume, listeners=listeners, registry=discover())
+            run = app.train(
+                document,
+                resume=resume,
+                allow=allow,
+                listeners=listeners,
+                on_changes=functools.partial(show_changes, output),
+                registry=discover(),
+            )
     except Stopped as stopped:
         again = shlex.join(["mtlkit", "train", str(config), *overrides, *plugin_options_given(), "--resume"])
         number = stopped.exit_code - 128
         raise Stopped(f"{stopped} Go on with: {again}", number) from None
-    output.result(
-        {
-            "folder": str(run.folder),
-            "steps": run.steps,
-            "best_step": run.best_step,
-            "test": {label: vars(result) for label, result in run.results.items()},
-            "hook_failures": [vars(failure) for failure in run.hook_failures],
-        },
-        results_table(run.results, f"Test split, weights of step {run.best_step} of {run.steps}"),
-        f"The run is in {run.folder}",
-    )
-    for failure in run.hook_failures:
-        output.remark(f"The plugin {failure.plugin} failed in its hook {failure.hook}: {failure.error}")
+    show_run(output, run)

@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -20,7 +21,7 @@ from mtlkit.engine.claiming import claim
 from mtlkit.engine.regular import open_regular, read_regular
 from mtlkit.engine.room import NO_ROOM, what_is_needed
 from mtlkit.engine.storage import about, put_text, storage_errors, sync, temporary_of, write_json, write_text
-from mtlkit.errors import CheckpointError, MtlkitError, Stopped, StorageError
+from mtlkit.errors import CheckpointError, ConfigError, MtlkitError, Stopped, StorageError
 from mtlkit.locking import Lock
 from mtlkit.plainjson import dumps, loads
 
@@ -132,6 +133,8 @@ class RunFolder:
             return
         if error is None:
             self._lock.release("finished")
+        elif isinstance(error, ConfigError):
+            self._lock.release()  # it was refused, so nothing came of it
         elif isinstance(error, Stopped | KeyboardInterrupt):
             self._lock.release("stopped")
         else:
@@ -169,6 +172,28 @@ class RunFolder:
         """
         text = dumps(result, indent=2) + "\n"
         self._twice("write the results", len(text), lambda: put_text(self.path / "done.json", text))
+
+    def change(self, config: str, changes: Sequence[Mapping[str, Any]]) -> None:
+        """Go on with another configuration. What changes is written down first, and results of the one before go.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        self.note({"event": "changed", "changes": list(changes)})
+        with storage_errors("remove the results of the configuration before"):
+            (self.path / "done.json").unlink(missing_ok=True)
+        write_text(self.path / "config.yaml", config)
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Append a line to ``history.jsonl``, with the time.
+
+        It tells of processes, not of the run: no checkpoint remembers how long it is, and it is never cut back.
+        """
+        line = dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **record}).encode() + b"\n"
+        path = self.path / "history.jsonl"
+        with storage_errors(f"append to {path}"), path.open("ab", buffering=0) as file:
+            file.write(line)
+            os.fsync(file.fileno())
 
     # --- records ---
 
@@ -335,6 +360,11 @@ class RunFolder:
     def has_checkpoints(self) -> bool:
         """Whether there is a checkpoint to go on from, be it whole or not."""
         return bool(self._checkpoints())
+
+    @property
+    def step(self) -> int:
+        """The step of the newest checkpoint, be it whole or not; 0 where there is none."""
+        return max((int(folder.name.removeprefix("step-")) for folder in self._checkpoints()), default=0)
 
     def latest(self) -> tuple[Path | None, list[MtlkitError]]:
         """Return the newest checkpoint that is whole, and what is wrong with each newer one.

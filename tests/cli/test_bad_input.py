@@ -233,11 +233,8 @@ class TestRunFolders:
         assert mtlkit("train", "run.yaml", "-q").exit_code == 0
         before = contents(folder)
         done = mtlkit("train", "run.yaml")
-        refuses(
-            done,
-            2,
-            [f"The run folder {Path('runs/first')} exists already", "mtlkit resume runs/first", "run.name=first-2"],
-        )
+        path = Path("runs/first")
+        refuses(done, 2, [f"The run folder {path} exists already", f"mtlkit resume {path}", "run.name=first-2"])
         assert contents(folder) == before
 
     def test_nor_is_anything_else_of_that_name(self, mtlkit, folder):

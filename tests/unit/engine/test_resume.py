@@ -178,7 +178,7 @@ class TestResume:
         with pytest.raises(ConfigError, match="was started with another configuration") as caught:
             train(resume=True, **change)
         assert shown in str(caught.value)
-        go_on = f"mtlkit train {tmp_path / 'toy' / 'config.yaml'} --resume"
+        go_on = f"mtlkit resume {tmp_path / 'toy'}."
         assert (go_on in str(caught.value)) is not finished
 
     def test_of_a_folder_that_is_no_run(self, train, tmp_path):

@@ -11,6 +11,7 @@ from torch import nn
 
 from mtlkit.engine.run import RunFolder
 from mtlkit.errors import CheckpointError, ConfigError, StorageError
+from mtlkit.locking import Lock
 
 
 @pytest.fixture(name="model")
@@ -97,6 +98,7 @@ class TestCreate:
     def test_cut_off_leaves_no_run(self, tmp_path, monkeypatch):
         """A process that dies in the middle cannot clean up after itself; the next one does."""
         monkeypatch.setattr("mtlkit.engine.claiming.shutil.rmtree", lambda *_, **__: None)
+        monkeypatch.setattr("mtlkit.engine.claiming.Lock.release", Lock._drop)
         monkeypatch.setattr("mtlkit.engine.run.write_text", pull_the_plug)
         with pytest.raises(SystemExit):
             RunFolder.create(tmp_path / "run", config="", environment={})
