@@ -13,6 +13,7 @@ from torch import Tensor
 from mtlkit.errors import NonFiniteError
 from mtlkit.gradients.bank import BankLosses
 from mtlkit.gradients.cut import Cut
+from mtlkit.gradients.differentiation import backpropagate
 from mtlkit.gradients.graph import Graph, differentiated
 from mtlkit.gradients.losses import Losses, StepLosses
 from mtlkit.gradients.measurement import Measurement
@@ -83,7 +84,7 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
         seen = values.to(_device(strategy), torch.float64)
         over = measure if strategy.needs is Needs.LOSSES else strategy.over
         graph = differentiated(step, over, features, shared, strategy, loss_scale)
-        gramian = None if graph is None else graph.gramian().to(seen.device)
+        gramian = None if graph is None else _at(seen.device, graph.gramian())
         if graph is not None and gramian is not None:
             norms = [math.sqrt(abs(square)) for square in gramian.diagonal().tolist()]
             if loss_scale != 1 and not all(map(math.isfinite, norms)):
@@ -94,17 +95,18 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
             strategy.foresee(ahead.slopes.to(seen.device), tasks)
         weighting = _asked(strategy, seen, gramian, graph, tasks, preference)
         applied = _preferred(weighting.weights, preference)
-        factors = (applied * scale).tolist()
+        factors = _factors(applied, scale)
         _check_finite("weight", step, factors, strategy)
         head_factors = factors
         at_heads = torch.ones_like(applied) if heads == "plain" else weighting.head_weights
         if at_heads is not None:
-            head_factors = (_preferred(at_heads, preference) * scale).tolist()
+            head_factors = _factors(_preferred(at_heads, preference), scale)
             _check_finite("weight", step, head_factors, strategy)
             if graph is None:
                 graph = Cut(step, features_of(features, strategy), None, loss_scale)
         _descend(step, graph, weighting, (factors, head_factors), seen, scale, loss_scale)
-        return Measurement(values, applied.to(values.device), gramian)
+        # A copy: an answer may be a view of the strategy's state, which moves on while the weights applied are told of.
+        return Measurement(values, _at(values.device, applied.clone() if preference is None else applied), gramian)
 
 
 def _descend(
@@ -118,17 +120,20 @@ def _descend(
 ) -> None:
     """Fill ``.grad`` of the strategy's parameters and of the model's."""
     roots: list[Tensor] = []
-    seeds: list[Tensor | None] = []
+    seeds: list[Tensor] = []
     weights, penalty = weighting.weights, weighting.penalty
-    if weights.requires_grad or (isinstance(penalty, Tensor) and penalty.requires_grad):
-        objective = (weights * losses).sum() + penalty  # the losses are constants to it, and so is the preference
-        roots.append(objective)
-        seeds.append(None if scale * loss_scale == 1 else torch.full_like(objective, scale * loss_scale))
+    # Where sum(weights * losses) + penalty is what its parameters pay, the losses are constants; so is the preference.
+    if weights.requires_grad:
+        roots.append(weights)
+        seeds.append(losses if scale * loss_scale == 1 else losses * (scale * loss_scale))
+    if isinstance(penalty, Tensor) and penalty.requires_grad:
+        roots.append(penalty)
+        seeds.append(torch.full_like(penalty, scale * loss_scale))
     if graph is None:
         roots.append(step.stacked)
         seeds.append(step.stacked.new_tensor([factor * loss_scale for factor in factors[0]]))
     if roots:
-        torch.autograd.backward(roots, seeds)
+        backpropagate(roots, seeds)
     if graph is not None:
         graph.backward(*factors, None if weighting.direction is None else weighting.direction * scale)
 
@@ -142,8 +147,15 @@ def _overflown(graph: Graph, losses: Tensor) -> Measurement:
 
 def _preferred(weights: Tensor, preference: Tensor | None) -> Tensor:
     weights = weights.detach()
-    # A copy: an answer may be a view of the strategy's state, which moves on while the weights applied are told of.
-    return weights.clone() if preference is None else weights * preference.to(weights)
+    return weights if preference is None else weights * preference.to(weights)
+
+
+def _factors(weights: Tensor, scale: float) -> list[float]:
+    return weights.tolist() if scale == 1 else [weight * scale for weight in weights.tolist()]
+
+
+def _at(device: torch.device, tensor: Tensor) -> Tensor:
+    return tensor if tensor.device == device else tensor.to(device)
 
 
 def _autocast_off(device: str) -> AbstractContextManager[object]:

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
+from torch.autograd.graph import Node, _engine_run_backward
 
 from mtlkit.gradients.walk import Place
 
-__all__ = ["accumulate", "differentiate", "filled", "heard_at", "scaled", "seed", "stacked"]
+__all__ = ["accumulate", "backpropagate", "differentiate", "filled", "heard_at", "scaled", "seed", "stacked"]
+
+
+HELD = 2**17
+"""Bytes of gradients that may as well be held through the pass that they are given to, and copied by leaves."""
 
 
 def differentiate(
-    outputs: Sequence[Place], inputs: Sequence[Place], gradients: Sequence[Tensor] | None = None, *, keep: bool = True
+    outputs: Sequence[Place], inputs: Sequence[Place], gradients: Sequence[Tensor], *, keep: bool = True
 ) -> list[Tensor | None]:
     """Differentiate, None where an input is not reached; the graph is kept unless told otherwise.
 
     Raises:
         ValueError: If the graph is to be kept, and was compiled so that it cannot be.
     """
+    if not inputs:
+        return []
     with _unheard(inputs):
         try:
-            found = torch.autograd.grad(outputs, inputs, gradients, retain_graph=keep, allow_unused=True)  # type: ignore[arg-type]
+            found = _run(outputs, gradients, inputs, keep=keep, accumulate=False)
         except RuntimeError as error:
             if "donated buffer" not in str(error):
                 raise
@@ -38,13 +44,35 @@ def differentiate(
     return list(found)
 
 
-@contextmanager
-def _unheard(places: Sequence[Place]) -> Iterator[None]:
+def backpropagate(roots: Sequence[Place], gradients: Sequence[Tensor], inputs: Sequence[Tensor] = ()) -> None:
+    """Add to ``.grad`` of the leaves, of all if none are named, and let go of the graph."""
+    _run(roots, gradients, inputs, keep=False, accumulate=True)
+
+
+def _run(
+    roots: Sequence[Place], gradients: Sequence[Tensor], inputs: Sequence[Place], *, keep: bool, accumulate: bool
+) -> tuple[Tensor | None, ...]:
+    """Run autograd's engine, past what torch.autograd checks first: the engine checks shapes and dtypes itself.
+
+    On a small model those checks take as long as the pass.
+    """
+    options = (keep, False)  # whether the graph is kept, and whether there is one of the gradients
+    return _engine_run_backward(
+        tuple(roots), tuple(gradients), *options, tuple(inputs), allow_unreachable=True, accumulate_grad=accumulate
+    )
+
+
+def _unheard(places: Sequence[Place]) -> AbstractContextManager[None]:
     """Keep a pass that measures from tensors' own hooks and retained gradients: what is for them is the final pass.
 
     Autograd calls the hooks of what it differentiates with respect to, so that each would act on a gradient twice.
     """
     heard = [place for place in places if isinstance(place, Tensor) and (place._backward_hooks or place.retains_grad)]  # noqa: SLF001
+    return _silenced(heard) if heard else nullcontext()
+
+
+@contextmanager
+def _silenced(heard: Sequence[Tensor]) -> Iterator[None]:
     kept = [(dict(tensor._backward_hooks or {}), tensor.grad if tensor.retains_grad else None) for tensor in heard]  # noqa: SLF001
     for tensor in heard:
         if tensor._backward_hooks:  # noqa: SLF001
@@ -87,14 +115,19 @@ def accumulate(places: Sequence[Tensor], gradients: list[Tensor], inputs: Sequen
         gradients: What each is given; the list is emptied, so that a leaf may keep one as it is.
         inputs: The leaves that it goes to; None for all.
     """
-    if places and inputs != []:
-        with torch.enable_grad():
-            root = _Given.apply(gradients, *places)  # type: ignore[no-untyped-call]
-        torch.autograd.backward((root,), inputs=inputs)
+    if not places or inputs == []:
+        return
+    if sum(gradient.nbytes for gradient in gradients) <= HELD:
+        backpropagate(places, gradients, inputs or ())
+        gradients.clear()
+        return
+    with torch.enable_grad():
+        root = _Given.apply(gradients, *places)  # type: ignore[no-untyped-call]
+    backpropagate((root,), (torch.ones_like(root),), inputs or ())
 
 
 class _Given(torch.autograd.Function):
-    """A scalar whose gradients are given: one root in place of many, which take autograd longer to check."""
+    """A scalar whose gradients are given and let go of: the engine holds on to what its roots themselves are given."""
 
     @staticmethod
     def forward(ctx: Any, gradients: list[Tensor], *_: Tensor) -> Tensor:
@@ -108,9 +141,9 @@ class _Given(torch.autograd.Function):
         return given
 
 
-def seed(loss: Tensor, loss_scale: float) -> list[Tensor] | None:
-    """Return what a loss is differentiated with: the scale, or None for 1."""
-    return None if loss_scale == 1 else [torch.full_like(loss, loss_scale)]
+def seed(loss: Tensor, loss_scale: float) -> list[Tensor]:
+    """Return what a loss is differentiated with."""
+    return [torch.full_like(loss, loss_scale)]
 
 
 def scaled(

@@ -6,6 +6,7 @@ Letters: k the tasks that read the features z; B rows of z, D features; C output
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -147,13 +148,22 @@ class FactoredRows:
         self.z = z.detach()
         self.layers = [columns.layer for columns, _ in readers]
         self.sizes = [back.shape[1] for _, back in readers]  # outputs of each layer
-        self.back = _joined([back for _, back in readers])  # G
-        self.weights = _joined([layer.transposed for layer in self.layers]).t()  # W
-        self.columns = _owners(readers, len(self.weights))  # [C] the task of each output; -1 for none
-        self.tasks = sorted({task for columns, _ in readers for task, *_ in columns.owners})
-        width = len(self.weights) // max(len(self.tasks), 1)
+        self.back = _joined([back for _, back in readers], 1)  # G
+        self.weights = _joined([layer.transposed.t() for layer in self.layers], 0)  # W
+        self.owners = _side_by_side(readers)
+        self.tasks = sorted({task for task, *_ in self.owners})
+        width = self.owners[0][2]
         # All tasks have as many outputs, one beside the other, in order: what is asked for is then quicker to lay out.
-        self.width = width if np.array_equal(np.repeat(self.tasks, width), self.columns) else None
+        in_order = [(task, place * width, width) for place, task in enumerate(self.tasks)]
+        self.width = width if self.owners == in_order and len(in_order) * width == len(self.weights) else None
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """The task of each output ``[C]``; -1 for none."""
+        columns = np.full(len(self.weights), -1)
+        for task, first, width in self.owners:
+            columns[first : first + width] = task
+        return columns
 
     def gramian(self) -> Tensor:
         """Return the inner products ``[k, k]``, in float64 on the CPU."""
@@ -193,33 +203,41 @@ class FactoredRows:
         """Return the parameters of the layers that read z, and what they get, likewise."""
         scaled = self._scaled(factors)
         leaves = [layer.weight for layer in self.layers]
-        gradients = list((scaled.t() @ self.z).split(self.sizes))
-        biases = [layer.bias is not None for layer in self.layers]
-        if any(biases):
-            leaves += [layer.bias for layer in self.layers if layer.bias is not None]
-            at_biases = scaled.sum(0).split(self.sizes)
-            gradients += [gradient for gradient, is_there in zip(at_biases, biases, strict=True) if is_there]
+        gradients = self._apart(scaled.t() @ self.z)
+        biased = [layer.bias for layer in self.layers]
+        if any(bias is not None for bias in biased):
+            at_biases = self._apart(scaled.sum(0))
+            for bias, gradient in zip(biased, at_biases, strict=True):
+                if bias is not None:
+                    leaves.append(bias)
+                    gradients.append(gradient)
         return leaves, gradients
+
+    def _apart(self, gradient: Tensor) -> list[Tensor]:
+        """Return what is for all layers ``[C, *]``, layer by layer."""
+        return [gradient] if len(self.sizes) == 1 else list(gradient.split_with_sizes(self.sizes))
 
     def _scaled(self, factors: Sequence[float]) -> Tensor:
         """Return G with the columns of each task times its factor ``[B, C]``."""
         own = [factors[task] for task in self.tasks]
         if own == [own[0]] * len(own):
             return self.back if own[0] == 1 else self.back * own[0]
-        each = own if self.width == 1 else np.array([*factors, 0.0])[self.columns]
+        if self.width is None:
+            return self.back * self.back.new_tensor(np.array([*factors, 0.0])[self.columns])
+        each = own if self.width == 1 else [factor for factor in own for _ in range(self.width)]
         return self.back * self.back.new_tensor(each)
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), 1)
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim)
 
 
-def _owners(readers: Sequence[tuple[Columns, Tensor]], n_outputs: int) -> np.ndarray:
-    """Return the task of each output of the layers, side by side ``[C]``; -1 for none."""
-    owners = np.full(n_outputs, -1)
-    first = 0
+def _side_by_side(readers: Sequence[tuple[Columns, Tensor]]) -> list[tuple[int, int, int]]:
+    """Return the owners of the outputs of all layers, side by side: each task, its first output and their number."""
+    if len(readers) == 1:
+        return list(readers[0][0].owners)
+    owners, first = [], 0
     for columns, back in readers:
-        for task, start, width in columns.owners:
-            owners[first + start : first + start + width] = task
+        owners += [(task, first + start, width) for task, start, width in columns.owners]
         first += back.shape[1]
     return owners

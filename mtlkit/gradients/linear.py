@@ -54,8 +54,9 @@ class LinearNode(NamedTuple):
     def is_alone(self, uses: Mapping[Node, int]) -> bool:
         """Return whether nothing else reads its parameters, as often as each operation is read."""
         *added, _, (transposed, _) = self.node.next_functions
-        read = [transposed, transposed.next_functions[0][0], *(node for node, _ in added if node is not None)]
-        return all(uses[node] == 1 for node in read)
+        if uses[transposed] != 1 or uses[transposed.next_functions[0][0]] != 1:
+            return False
+        return not added or added[0][0] is None or uses[added[0][0]] == 1
 
     def n_uses(self, uses: Mapping[Node, int]) -> int:
         """Return how often its weight is read, as often as each operation is read; 0 if what transposes it is, too."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -34,27 +33,27 @@ class Unit(NamedTuple):
     bank: BankLosses | None = None
 
 
-class _One(NamedTuple):
-    """One loss: what to call it in an error, the scalar, and what it is differentiated from by itself."""
+class _Each(NamedTuple):
+    """Losses one by one: what to call them in an error, the scalars, and what they are differentiated from."""
 
-    name: str
-    loss: Tensor
-    root: Place
+    names: list[str]
+    losses: list[Tensor]
+    roots: list[Place]
 
 
-@dataclass(frozen=True)
 class StepLosses:
     """The losses of a step.
 
     Attributes:
         stacked: All of them ``[K]``, in the graph.
         units: The same, those of a bank together.
-        single: Those that are in no bank, by their places.
+        single: Those that are in no bank, in order.
     """
 
-    stacked: Tensor
-    units: list[Unit]
-    single: Mapping[int, _One]
+    def __init__(self, stacked: Tensor, units: list[Unit], single: _Each) -> None:
+        self.stacked = stacked
+        self.units = units
+        self.single = single
 
     @classmethod
     def of(
@@ -68,38 +67,43 @@ class StepLosses:
         """Take the losses as they are given, or raise ValueError where they cannot be those of the tasks present."""
         names, each = named(losses)
         check(names, each, strategy, tasks, preference, banks)
-        places = free_places(len(each), banks)
-        single = dict(zip(places, map(_One, names, each, _roots(losses, each)), strict=True))
+        places = free_places(len(each), banks) if banks else range(len(each))
+        roots = _roots(losses, each)
         with torch.enable_grad():
             stacked = losses if isinstance(losses, Tensor) else torch.stack(each) if each else None
             stacked = joined(stacked, places, banks)
-        units = [Unit([place], one.root) for place, one in single.items()]
-        return cls(stacked, units + [Unit(bank.places, bank.losses, bank) for bank in banks], single)
+        units = [Unit((place,), root) for place, root in zip(places, roots, strict=True)]
+        units += [Unit(bank.places, bank.losses, bank) for bank in banks]
+        return cls(stacked, units, _Each(names, each, roots))
 
     @cached_property
-    def _every(self) -> list[_One]:
+    def _every(self) -> _Each:
         """All of them one by one, for which banks are taken apart: not done before it is needed."""
-        found = dict(self.single)
-        for _, _, bank in self.units:
-            if bank is not None:
+        found: dict[int, tuple[str, Tensor, Place]] = {}
+        singles = zip(*self.single, strict=True)
+        for tasks, _, bank in self.units:
+            if bank is None:
+                found[tasks[0]] = next(singles)
+            else:
                 every = zip(bank.places, bank.names, bank.losses.unbind(), strict=True)
-                found.update((place, _One(f"'{name}'", loss, loss)) for place, name, loss in every)
-        return [found[place] for place in range(len(found))]
+                found.update((place, (f"'{name}'", loss, loss)) for place, name, loss in every)
+        names, losses, roots = zip(*(found[place] for place in range(len(found))), strict=True)
+        return _Each(list(names), list(losses), list(roots))
 
     @property
     def names(self) -> list[str]:
         """What to call each in an error."""
-        return [one.name for one in self._every]
+        return self._every.names
 
     @property
     def each(self) -> list[Tensor]:
         """The scalars L_i."""
-        return [one.loss for one in self._every]
+        return self._every.losses
 
     @property
     def roots(self) -> list[Place]:
         """What each is differentiated from by itself."""
-        return [one.root for one in self._every]
+        return self._every.roots
 
 
 def _roots(losses: Losses, each: Sequence[Tensor]) -> list[Place]:
@@ -140,7 +144,7 @@ def check(
     places = [place for bank in banks for place in bank.places]
     if len(losses) + len(places) != expected:
         raise ValueError(f"received {len(losses) + len(places)} losses for {expected} tasks")
-    if len(set(places)) != len(places) or not set(places) <= set(range(expected)):
+    if banks and (len(set(places)) != len(places) or not set(places) <= set(range(expected))):
         raise ValueError(f"the places of the tasks in banks are different numbers below {expected}; received {places}")
     for bank in banks:
         bank.check()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,18 +37,17 @@ class Reach(NamedTuple):
 
 def edge_of(place: Place) -> Edge:
     """Return where it stands in the graph."""
-    edge = get_gradient_edge(place) if isinstance(place, Tensor) else place
-    return edge.node, edge.output_nr
+    if isinstance(place, Tensor):
+        node = place.grad_fn
+        if node is not None:  # what get_gradient_edge would say, in a fraction of its time
+            return node, place.output_nr
+        place = get_gradient_edge(place)
+    return place.node, place.output_nr
 
 
 def leaf_of(node: Node | None) -> Tensor | None:
     """Return the leaf that the operation accumulates into; None for any other operation."""
-    return _variable(node) if type(node) is _LEAF else None
-
-
-def _variable(node: Any) -> Tensor:
-    leaf: Tensor = node.variable  # only this kind of operation has one
-    return leaf
+    return node.variable if type(node) is _LEAF else None  # type: ignore[attr-defined]
 
 
 def reach(start: Iterable[Edge], border: AbstractSet[Edge]) -> Reach:
@@ -74,7 +73,7 @@ def reach(start: Iterable[Edge], border: AbstractSet[Edge]) -> Reach:
             else:
                 uses[node] = 1
                 if type(node) is _LEAF:
-                    leaf = _variable(node)
+                    leaf: Tensor = node.variable  # type: ignore[attr-defined]
                     leaves[id(leaf)] = leaf
                 else:
                     ahead.append((node, node.next_functions))

@@ -69,7 +69,7 @@ class Whole:
         for unit, layer, each, keep in zip(units, layers, reached, are_needed_later(reached), strict=True):
             if layer is None:
                 (task,) = unit.tasks
-                seeds = None if self.loss_scale == 1 else seed(losses.each[task], self.loss_scale)
+                seeds = seed(losses.each[task], self.loss_scale)
                 self._take(task, each.leaves, differentiate([unit.root], [*each.leaves.values()], seeds, keep=keep))
             else:
                 self._take_bank(unit, layer, each.leaves, self.loss_scale, keep=keep)

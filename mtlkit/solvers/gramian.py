@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,8 @@ RIDGE = 1e-13
 # The least norm that is not taken for 0, also relative to the largest: beyond it, squares and ratios leave float64.
 _LEAST = 1e-150
 
+_FEW = 16
+
 
 def checked(gramian: Any) -> Array:
     """Return a Gram matrix as a symmetric array ``[T, T]``.
@@ -28,7 +31,8 @@ def checked(gramian: Any) -> Array:
     matrix = np.asarray(gramian, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:  # noqa: PLR2004
         raise ValueError(f"a Gram matrix is square, [T, T] with T >= 1; received an array of shape {matrix.shape}")
-    if not np.isfinite(matrix).all():
+    # Few numbers are looked through one by one in a fraction of the time.
+    if not (all(map(math.isfinite, matrix.flat)) if matrix.size <= _FEW else np.isfinite(matrix).all()):
         raise ValueError("the Gram matrix holds NaN or infinite values; it must be finite")
     return 0.5 * matrix + 0.5 * matrix.T
 
