@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,13 @@ __all__ = ["Group"]
 
 class Group(click.Group):
     """Commands by name. A plugin's command never takes the name of one that ships: it goes by its qualified one."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a signal that comes while it tells of the one before ends it, with the same exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return one that ships, or else a plugin's, which imports that plugin alone."""

@@ -408,6 +408,21 @@ class TestSubprocess:
         assert "Traceback" not in err
 
 
+def test_a_signal_while_another_is_told_of_has_the_same_exit_code(monkeypatch, tmp_path):
+    from mtlkit import app
+    from mtlkit.cli.output import Output
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "train", interrupt)
+    monkeypatch.setattr(Output, "fail", interrupt)
+    config = tmp_path / "run.yaml"
+    config.write_text("tasks: [slow]\n", encoding="utf-8")
+    result = CliRunner().invoke(main, ["train", str(config)])
+    assert (result.exit_code, result.output) == (130, "")
+
+
 @pytest.mark.parametrize(
     "overrides", [["encoder.layers=[8, 4]"], ["run.dir=my runs"], ["tasks.slow.options={seconds: 1}", "run.name=it's"]]
 )
