@@ -322,7 +322,7 @@ class RunFolder:
             dropped = self._twice(f"save the run at step {step}", nbytes, attempt, alone=True)
             if state is None:
                 return Saved(step, None, dropped)
-            self._keep(keep, step)
+            self.keep_newest(keep, step)
             return Saved(step, folder, dropped)
 
         if background:
@@ -355,6 +355,16 @@ class RunFolder:
                 checkpoint.clear(parent)
             for name in FILES:
                 temporary_of(self.path / name).unlink(missing_ok=True)
+
+    def keep_newest(self, keep: int, step: int) -> None:
+        """Drop all but the newest checkpoints up to a step, and later ones: a run that fell back passed them over.
+
+        A process that was killed while it did so left one in parts; so a run that goes on does it again.
+        """
+        older = [folder for folder in self._checkpoints() if _step_of(folder) <= step]
+        later = [folder for folder in self._checkpoints() if _step_of(folder) > step]
+        for folder in [*older[:-keep], *later]:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def has_checkpoints(self) -> bool:
@@ -398,13 +408,6 @@ class RunFolder:
         if not folder.is_dir():
             folder.mkdir()
             sync(self.path)
-
-    def _keep(self, keep: int, step: int) -> None:
-        """Drop all but the newest checkpoints up to a step, and later ones: a run that fell back passed them over."""
-        older = [folder for folder in self._checkpoints() if _step_of(folder) <= step]
-        later = [folder for folder in self._checkpoints() if _step_of(folder) > step]
-        for folder in [*older[:-keep], *later]:
-            shutil.rmtree(folder, ignore_errors=True)
 
     # --- failing ---
 

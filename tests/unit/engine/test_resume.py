@@ -214,6 +214,15 @@ class TestDamage:
             resumed = train(run={"name": "stopped"}, resume=True, **RUN)
         assert outcome(resumed.folder) == outcome(whole.folder)
 
+    def test_of_one_that_was_being_dropped_goes_with_it(self, train):
+        run = train(**RUN)
+        before = sorted(path.name for path in (run.folder / "checkpoints").iterdir())
+        (run.folder / "done.json").unlink()
+        (run.folder / "checkpoints" / "step-000002").mkdir()
+        (run.folder / "checkpoints" / "step-000002" / "weights.safetensors").write_bytes(b"")
+        train(resume=True, **RUN)
+        assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == before
+
     def test_of_all_checkpoints(self, train, stop, tmp_path):
         stop(6)
         folders = list((tmp_path / "toy" / "checkpoints").iterdir())
