@@ -7,7 +7,6 @@ never opened, so whatever else is in the folder changes nothing.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
@@ -20,7 +19,7 @@ from mtlkit.engine.checkpoint.manifest import MAX_BYTES, Manifest, stream_hash
 from mtlkit.engine.checkpoint.migrations import MIGRATIONS, SCHEMA_VERSION
 from mtlkit.engine.checkpoint.packing import unpack
 from mtlkit.engine.checkpoint.place import recover
-from mtlkit.engine.checkpoint.tensorfile import parse_tensors, read_whole
+from mtlkit.engine.checkpoint.tensorfile import parse_tensors, read_whole, require_room
 from mtlkit.engine.regular import open_folder, open_regular, read_regular
 from mtlkit.engine.storage import storage_errors
 from mtlkit.errors import CheckpointError
@@ -139,7 +138,7 @@ def _vouched(folder: Path, descriptor: int, manifest: Manifest, name: str) -> It
         raise CheckpointError(f"{folder} has no {name}: its manifest.json does not vouch for one.")
     expected = manifest.files[name].bytes
     with open_regular(path, folder=descriptor) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = require_room(file, path)
         if expected is not None and size != expected:
             raise CheckpointError(f"{path} is damaged: it has {size} bytes, and manifest.json says {expected}.")
         yield file

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from mtlkit.engine.regular import open_regular
 from mtlkit.errors import CheckpointError
+from mtlkit.memory import total
 from mtlkit.plainjson import loads
 
-__all__ = ["MAX_HEADER", "parse_tensors", "read_tensors", "read_whole"]
+__all__ = ["MAX_HEADER", "parse_tensors", "read_tensors", "read_whole", "require_room"]
 
 MAX_HEADER = 16 * 2**20
 """How long a header can be, in bytes: that of some hundred thousand tensors."""
@@ -71,11 +72,23 @@ def read_whole(file: BufferedReader, path: Path) -> bytes:
     Raises:
         CheckpointError: If there is not the memory for it.
     """
-    size = os.fstat(file.fileno()).st_size
+    size = require_room(file, path)
     try:
         return file.read(size)
     except MemoryError:
         raise CheckpointError(_too_large(path, size)) from None
+
+
+def require_room(file: BufferedReader, path: Path) -> int:
+    """Return how many bytes an open file has: a file of holes has as many as it says, and none of them on the disk.
+
+    Raises:
+        CheckpointError: If they are more than this process may have memory.
+    """
+    size, room = os.fstat(file.fileno()).st_size, total()
+    if size > room:
+        raise CheckpointError(f"{path} has {size} bytes, and this process may have {room} bytes of memory.")
+    return size
 
 
 def _too_large(path: Path, size: int) -> str:
