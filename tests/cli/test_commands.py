@@ -405,7 +405,7 @@ class TestSchema:
             "tasks: [{name: digit, wieght: 1}]",
             "tasks: [{name: digit}]\ntrianing: {}",
             "tasks: [{name: digit}]\ntraining: {epochs: ten}",
-            "tasks: [{name: digit}]\ntraining: {precision: float16}",
+            "tasks: [{name: digit}]\ntraining: {precision: float8}",
             "tasks: [{name: digit}]\nschedule: {name: cosin}",
             "tasks: [{name: digit}]\nmixing: {name: uniform, ratios: {digit: 1}}",
             "tasks: [{name: digit, sampling: {class: digit}}]",
