@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from mtlkit.assemble import blaming, trying
 from mtlkit.assemble import build as build_resolved
+from mtlkit.assemble import trying
 from mtlkit.audit import Audit, audit
 from mtlkit.changes import (
     BY_NAME,
@@ -355,7 +355,7 @@ def _fit(
         for listener in everyone:
             listener(event)
 
-    with closing(experiment), run_settings(experiment), stop_on_signals() as stop, blaming(resolved):
+    with closing(experiment), run_settings(experiment), stop_on_signals() as stop, trying(resolved):
         results = fit(experiment, run, emit, stop)
     done = run.result or {}
     return RunResult(run.path, results, done["best_step"], done["steps"], stop.signal_number, hooks.failures)

@@ -196,6 +196,7 @@ class _Resolver:
         self.document = document
         self.registry = registry
         self.failures: list[MtlkitError] = []
+        self.found: dict[tuple[str, str], tuple[Any, Signature, Record]] = {}  # a hundred tasks may be of one class
         self.places: dict[int, SettingPath] = {}  # of those failures that do not tell it themselves
 
     def attempt(self, find: Callable[[], Found], path: SettingPath | None = None) -> Found | None:
@@ -276,6 +277,13 @@ class _Resolver:
         return self.attempt(lambda: self._load(kind, name, options, options_at), named_at)
 
     def _load(self, kind: str, name: str, options: Mapping[str, object], path: SettingPath) -> Part:
+        found = self.found.get((kind, name))
+        if found is None:
+            found = self.found[kind, name] = self._look_up(kind, name)
+        component, signature, record = found
+        return Part(component, signature, signature.check(options, self.document, path), path, record)
+
+    def _look_up(self, kind: str, name: str) -> tuple[Any, Signature, Record]:
         record = self.registry.find(kind, name)
         component = self.registry.load(record)
         # Hooks of runs may be a module or an object, which takes no options.
@@ -287,7 +295,7 @@ class _Resolver:
                     f"The constructor of '{name}' ({record.provider}) takes '{fact}' before its options, and what is "
                     f"supplied to {kind} is: {known}. Make it keyword-only if it is an option."
                 )
-        return Part(component, signature, signature.check(options, self.document, path), path, record)
+        return component, signature, record
 
     def optimizer(self) -> Part | None:
         """Return the optimizer."""

@@ -1,6 +1,6 @@
 """Assemble: from a resolved configuration to built objects, the one bridge between names and maths."""
 
 from mtlkit.assemble.build import build
-from mtlkit.assemble.refusals import blaming, trying
+from mtlkit.assemble.refusals import trying
 
-__all__ = ["blaming", "build", "trying"]
+__all__ = ["build", "trying"]

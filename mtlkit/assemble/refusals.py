@@ -13,7 +13,7 @@ from mtlkit.registry.describe import at_fault
 from mtlkit.resolve import Part, Resolved
 from mtlkit.yamlfile import SettingPath
 
-__all__ = ["blaming", "chosen", "refusals", "trying"]
+__all__ = ["chosen", "refusals", "trying"]
 
 
 @contextmanager
@@ -36,20 +36,20 @@ def refusals(resolved: Resolved, part: Part, path: SettingPath) -> Iterator[None
 
 @contextmanager
 def trying(resolved: Resolved) -> Iterator[None]:
-    """Turn what runs out of memory, while a first batch is tried, into an error at the size of batches."""
+    """Turn what runs out of memory, while batches are tried or trained, into an error at the size of batches."""
     try:
-        with blaming(resolved):
+        with _blaming(resolved):
             yield
     except Exception as error:
         if isinstance(error, MtlkitError) or not ran_out(error):
             raise
-        what = f"A first batch asks for more memory than there is: {str(error).splitlines()[0]}"
+        what = f"A batch asks for more memory than there is: {str(error).splitlines()[0]}"
         remedy = "Take smaller batches, and as many more of them in a step: training.accumulate. Or a smaller model."
         raise resolved.problem(what, ("training", "batch_size"), remedy) from error
 
 
 @contextmanager
-def blaming(resolved: Resolved) -> Iterator[None]:
+def _blaming(resolved: Resolved) -> Iterator[None]:
     """Turn what a plugin's strategy raises into an error that says whose it is; one that ships is ours."""
     part = resolved.strategy
     try:

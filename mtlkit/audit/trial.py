@@ -24,6 +24,7 @@ from mtlkit.tensors import listed
 __all__ = ["Cost", "TaskTrial", "Trial"]
 
 STEPS = 5  # that are timed; the first one also pays for what is made once
+PASSES = 16  # of one step that are made at most, where it has more of them
 
 
 @dataclass(frozen=True)
@@ -162,11 +163,12 @@ def _tried(
 def _timed(experiment: Experiment) -> float | None:
     """Return the seconds of a step, the median of a few that are really taken."""
     seconds = []
+    passes = min(experiment.plan.accumulate, PASSES)
     for step in range(STEPS):
         _synchronize(experiment)
         started = time.perf_counter()
         try:
-            for number in range(experiment.plan.accumulate):
+            for number in range(passes):
                 forward_backward(experiment, step, number)
         except NonFiniteError:
             return None
@@ -174,7 +176,7 @@ def _timed(experiment: Experiment) -> float | None:
         experiment.optimizer.zero_grad()
         _synchronize(experiment)
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
+    return statistics.median(seconds[1:]) * experiment.plan.accumulate / passes
 
 
 def _synchronize(experiment: Experiment) -> None:

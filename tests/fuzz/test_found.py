@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from click.testing import CliRunner
 from seeds import TINY
 
 from mtlkit.cli import main
+from mtlkit.registry import Registry
 
 RUN = """\
 tasks: [kind, size]
@@ -47,6 +50,29 @@ def test_is_refused_in_a_sentence(tmp_path, monkeypatch, overrides, code, said):
         assert "Traceback" not in done.stderr
         for fragment in said:
             assert fragment in done.stderr
+
+
+def test_a_step_of_a_million_passes_is_checked_by_a_few(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(RUN, encoding="utf-8")
+    given = ["check", "run.yaml", "--json", "--plugin", str(TINY)]
+    seconds = [
+        json.loads(CliRunner().invoke(main, [*given, f"training.accumulate={passes}"]).stdout)["cost"]["seconds"]
+        for passes in (1, 1_000_000)
+    ]
+    assert seconds[1] > 10_000 * seconds[0]
+
+
+def test_a_thousand_tasks_of_one_class_are_looked_up_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(f"tasks: [{', '.join(['kind'] * 1000)}]\nhook: 1\n", encoding="utf-8")
+    looked_up = []
+    load = Registry.load
+    monkeypatch.setattr(Registry, "load", lambda self, record: looked_up.append(record.name) or load(self, record))
+    done = CliRunner().invoke(main, ["check", "run.yaml", "--plugin", str(TINY)])
+    assert done.exit_code == 2
+    assert "Error: 1000 problems." in done.stderr
+    assert looked_up.count("kind") == 1
 
 
 def test_a_strategy_of_a_plugin_that_fails_is_told_by_its_name(tmp_path, monkeypatch):
