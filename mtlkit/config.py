@@ -426,7 +426,7 @@ class LinearSchedule(_Warmed):
     """The learning rate falls along a line."""
 
     name: Literal["linear"]
-    final: Annotated[float, Field(ge=0)] = 0.0
+    final: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """The learning rate at the end, as a factor of the optimizer's."""
 
 
@@ -434,7 +434,7 @@ class CosineSchedule(_Warmed):
     """The learning rate falls along half a cosine wave (Loshchilov, Hutter, ICLR 2017)."""
 
     name: Literal["cosine"]
-    final: Annotated[float, Field(ge=0)] = 0.0
+    final: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """The learning rate at the end, as a factor of the optimizer's."""
 
 
@@ -442,9 +442,9 @@ class StepSchedule(_Warmed):
     """The learning rate drops at milestones."""
 
     name: Literal["step"]
-    milestones: Annotated[list[OpenFraction], Field(min_length=1)]
+    milestones: Annotated[list[OpenFraction], Field(min_length=1, max_length=1000)]
     """Fractions of the run at which the learning rate drops."""
-    gamma: Annotated[float, Field(gt=0)] = 0.1
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """The factor of each drop."""
 
 
@@ -542,7 +542,7 @@ class RunConfig(Section):
     evaluation: Evaluation = Evaluation()
     diagnostics: Diagnostics = Diagnostics()
     checkpoints: Checkpoints = Checkpoints()
-    hooks: list[Annotated[Component, BeforeValidator(named)]] = []
+    hooks: Annotated[list[Annotated[Component, BeforeValidator(named)]], Field(max_length=100)] = []
     """Plugins that are told of the run's events, options beside the name; `mtlkit list plugins` lists them."""
     plugins: Plugins = Plugins()
 

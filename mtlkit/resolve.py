@@ -46,6 +46,7 @@ _NO_PLAIN_STEP = {
     "muon": "It takes matrices alone, and a model has biases too.",
     "sparseadam": "It takes sparse gradients alone.",
 }
+_MOST = torch.finfo(torch.float32).max  # torch raises for a number that the weights' own type cannot hold
 _NOT_HERE = frozenset({"maximize", "capturable", "differentiable"})  # they climb, or need what the loop has not
 
 Found = TypeVar("Found")
@@ -312,6 +313,11 @@ class _Resolver:
             raise ConfigError(Problem(f"Unknown optimizer '{found.name}'", remedy=closest(name, list(known))))
         signature = signature_of(known[name], all_options=True, leave_out=_NOT_HERE)
         options = signature.check(found.options, self.document, ("optimizer",))
+        for option, value in options.items():
+            if any(abs(each) > _MOST for each in (value if isinstance(value, tuple) else [value]) if _is_number(each)):
+                path: SettingPath = ("optimizer", option)
+                remedy = f"It should be at most {_MOST:.3g}, the largest number of float32."
+                raise self.refusal(f"Cannot use {value!r:.60}", path, remedy)
         return Part(known[name], signature, options, ("optimizer",))
 
     def tasks(self) -> tuple[list[Part], list[str]]:
@@ -405,13 +411,21 @@ class _Resolver:
 
     def fail(self, what: str, path: SettingPath, remedy: str) -> None:
         """Tell of a problem with one setting."""
-        self.failures.append(ConfigError(Problem(what, dotted(path), self.document.location(path), remedy)))
+        self.failures.append(self.refusal(what, path, remedy))
+
+    def refusal(self, what: str, path: SettingPath, remedy: str) -> ConfigError:
+        """Return the error for one setting."""
+        return ConfigError(Problem(what, dotted(path), self.document.location(path), remedy))
 
 
 def _beside(document: Document, path: str) -> Path:
     """Return a path that a configuration names: relative to its own folder, or to this one if it is only here."""
     folder = Path(document.source).parent if Path(document.source).is_file() else Path()
     return Path(path) if Path(path).exists() and not (folder / path).exists() else folder / path
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _line_and_column(problem: Problem) -> tuple[int, ...]:

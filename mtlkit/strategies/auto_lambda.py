@@ -63,8 +63,8 @@ class AutoLambda(Strategy):
         labels: Sequence[str] | None = None,
         *,
         primary: list[int | str] | None = None,
-        lr: Annotated[float, Field(gt=0)] = 1e-4,
-        init: Annotated[float, Field(gt=0)] = 0.1,
+        lr: Annotated[float, Field(gt=0, le=1e6)] = 1e-4,
+        init: Annotated[float, Field(gt=0, le=1e6)] = 0.1,
         optimizer: Method = "adam",
         floor: float | None = None,
     ) -> None:

@@ -32,6 +32,11 @@ FOUND = [
     ([f"training.steps={LONG}"], 2, ["at training.steps", "less than or equal to 1000000000000"]),
     ([f"training.batch_size={LONG}"], 2, ["at training.batch_size"]),
     (["strategy=stch", f"strategy.warmup={LONG}"], 2, ["at strategy.warmup"]),
+    (["optimizer={name: rmsprop, lr: 1e300}"], 2, ["at optimizer.lr", "at most 3.4e+38"]),
+    ([f"optimizer={{name: sgd, momentum: {LONG}}}"], 2, ["at optimizer.momentum"]),
+    (["strategy={name: auto-lambda, primary: [kind], init: 1e300}"], 2, ["at strategy.init"]),
+    (["schedule={name: step, milestones: [0.5], gamma: 1e300}"], 2, ["at schedule.gamma"]),
+    ([f"schedule={{name: step, milestones: [{', '.join(['0.5'] * 2000)}]}}"], 2, ["at schedule.milestones"]),
     # control characters, as a terminal would obey them
     (['tasks=[kind, {name: size, sampling: {weights: "\\u202egpj"}}]'], 2, [r"weights by '\u202egpj'"]),
     # a plugin's error, beside others, has its place too
