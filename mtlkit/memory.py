@@ -18,7 +18,7 @@ __all__ = ["Budget", "ran_out", "total"]
 # What torch and Python say where an allocation failed, or where a size is beyond what a machine can count.
 _RAN_OUT = re.compile(
     "can't allocate memory|not enough memory|Storage size calculation overflowed|multiplication overflow|"
-    "Overflow when unpacking|negative dimension|too large to convert|cannot fit 'int'|array is too big|"
+    "Overflow when unpacking|tensor with negative dimension|too large to convert|cannot fit 'int'|array is too big|"
     "numel overflow"
 )
 _MAKES: Sequence[Callable[..., torch.Tensor]] = (

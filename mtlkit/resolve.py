@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,6 +171,7 @@ def resolve(document: Document, registry: Registry) -> Resolved:
     tasks, labels = resolver.tasks()
     stems = resolver.stems()
     device = resolver.device()
+    resolver.check_threads()
     resolver.check_best(labels)
     resolver.check_ratios(labels)
     hooks = resolver.hooks()
@@ -409,6 +412,14 @@ class _Resolver:
             return torch.device("cpu")
         return torch.device(name)
 
+    def check_threads(self) -> None:
+        """Check that as many threads can be started as are asked for: where they cannot, torch ends the process."""
+        training = self.section(("training",), Training, Training()) or Training()
+        asked = training.threads or 1
+        if asked > (os.cpu_count() or 1) and not _can_start(asked):
+            what = f"This process cannot start {asked} threads"
+            self.fail(what, ("training", "threads"), f"This machine has {os.cpu_count()} processors.")
+
     def fail(self, what: str, path: SettingPath, remedy: str) -> None:
         """Tell of a problem with one setting."""
         self.failures.append(self.refusal(what, path, remedy))
@@ -422,6 +433,22 @@ def _beside(document: Document, path: str) -> Path:
     """Return a path that a configuration names: relative to its own folder, or to this one if it is only here."""
     folder = Path(document.source).parent if Path(document.source).is_file() else Path()
     return Path(path) if Path(path).exists() and not (folder / path).exists() else folder / path
+
+
+def _can_start(threads: int) -> bool:
+    started, go = [], threading.Event()
+    try:
+        for _ in range(threads):
+            thread = threading.Thread(target=go.wait)
+            thread.start()
+            started.append(thread)
+    except (RuntimeError, MemoryError):
+        return False
+    finally:
+        go.set()
+        for thread in started:
+            thread.join()
+    return True
 
 
 def _is_number(value: object) -> bool:

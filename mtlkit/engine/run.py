@@ -492,12 +492,13 @@ def _refuse_links(path: Path) -> None:
 def _size_up_to(step: int, path: Path) -> int:
     """Return where in a file of records the first line begins that is of no step up to this one."""
     size = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            is_kept = line.endswith(b"\n") and loads(line)["step"] <= step
-        except (ValueError, KeyError, TypeError):  # TypeError: None, which is of the end of a run
-            is_kept = False
-        if not is_kept:
-            return size
-        size += len(line)
+    with open_regular(path) as file:
+        while line := file.readline(MAX_BYTES):
+            try:
+                is_kept = line.endswith(b"\n") and loads(line)["step"] <= step
+            except (ValueError, KeyError, TypeError):  # TypeError: None, which is of the end of a run
+                is_kept = False
+            if not is_kept:
+                return size
+            size += len(line)
     return size

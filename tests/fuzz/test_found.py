@@ -80,6 +80,18 @@ def test_a_thousand_tasks_of_one_class_are_looked_up_once(tmp_path, monkeypatch)
     assert looked_up.count("kind") == 1
 
 
+def test_threads_that_cannot_be_started_are_no_end_of_the_process(tmp_path, monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(RUN, encoding="utf-8")
+    monkeypatch.setattr("threading.Thread.start", start)
+    done = CliRunner().invoke(main, ["check", "run.yaml", "training.threads=1000", "--plugin", str(TINY)])
+    assert done.exit_code == 2
+    assert "This process cannot start 1000 threads at training.threads (command line: " in done.stderr
+
+
 def test_a_strategy_of_a_plugin_that_fails_is_told_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text(RUN, encoding="utf-8")
