@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -15,12 +16,13 @@ __all__ = ["evaluate"]
 
 
 @torch.no_grad()
-def evaluate(experiment: Experiment, split: str) -> dict[str, TaskResult]:
+def evaluate(experiment: Experiment, split: str, *, go_on: Callable[[], None] = lambda: None) -> dict[str, TaskResult]:
     """Return every task's loss and metrics on one split, in the order of the tasks.
 
     Args:
         experiment: The model and the data.
         split: ``train``, ``validation`` or ``test``.
+        go_on: Is called before each batch, and may raise to break off.
 
     Raises:
         PluginError: If a task's own code fails.
@@ -31,18 +33,21 @@ def evaluate(experiment: Experiment, split: str) -> dict[str, TaskResult]:
     try:
         results: dict[int, TaskResult] = {}
         for group in experiment.groups:
-            results |= _evaluate_group(experiment, group, split)
+            results |= _evaluate_group(experiment, group, split, go_on)
     finally:
         experiment.model.train(training)
     return {bound.label: results[index] for index, bound in enumerate(experiment.tasks)}
 
 
-def _evaluate_group(experiment: Experiment, group: SourceGroup, split: str) -> dict[int, TaskResult]:
+def _evaluate_group(
+    experiment: Experiment, group: SourceGroup, split: str, go_on: Callable[[], None]
+) -> dict[int, TaskResult]:
     rows = group.splits[split]
     metrics = {index: experiment.tasks[index].fresh_metrics(experiment.device) for index in group.tasks}
     sums = dict.fromkeys(group.tasks, 0.0)
     counts = dict.fromkeys(group.tasks, 0)
     for batch in batches(rows, experiment.plan.evaluation_batch_size):
+        go_on()
         for made in forward(experiment, group, batch, complete=False):
             bound = experiment.tasks[made.task]
             count = len(made.target)

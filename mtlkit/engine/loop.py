@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mtlkit.data.generators import generator_states, restore_generators
 from mtlkit.engine import checkpoint
 from mtlkit.engine.evaluate import evaluate
 from mtlkit.engine.events import (
@@ -23,7 +24,7 @@ from mtlkit.engine.events import (
 from mtlkit.engine.progress import Progress
 from mtlkit.engine.run import RunFolder, Saved
 from mtlkit.engine.step import Pass, begin_step, forward_backward, observe, take_step
-from mtlkit.engine.stopping import StopRequest
+from mtlkit.engine.stopping import BrokenOff, StopRequest
 from mtlkit.errors import Stopped
 from mtlkit.experiment import Experiment
 
@@ -47,7 +48,7 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
     except Exception:
         _tell(run.settle(), emit)
         raise
-    return _test(experiment, run, progress, emit)
+    return _test(experiment, run, progress, emit, stop)
 
 
 def _train(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener, stop: StopRequest) -> None:
@@ -55,6 +56,8 @@ def _train(experiment: Experiment, run: RunFolder, progress: Progress, emit: Lis
     plan, model = experiment.plan, experiment.model
     model.train()
     experiment.strategy.train()
+    if progress.evaluation_is_due:
+        _conclude(experiment, run, progress, emit, stop)
     while progress.step < plan.steps:
         started = time.perf_counter()
         rate = begin_step(experiment, progress.step)
@@ -80,20 +83,33 @@ def _train(experiment: Experiment, run: RunFolder, progress: Progress, emit: Lis
         if progress.step % plan.steps_per_epoch == 0:
             experiment.strategy.end_epoch()
             emit(EpochFinished(progress.step, progress.step // plan.steps_per_epoch))
-        is_best = False
-        if progress.step % plan.evaluate_every == 0 or progress.step == plan.steps:
-            is_best = _evaluate(experiment, run, progress, emit)
-        stopping = bool(stop)  # asked once, or a signal between two questions would go unsaved
-        is_last = progress.step == plan.steps or stopping
-        saving = progress.step % plan.checkpoint_every == 0 or is_last
-        if saving or is_best:
-            state = progress.state(experiment, run) if saving else None
-            behind = plan.background and not is_last  # the last one is waited for, and needs no copy
-            run.save(progress.step, model, state, keep=plan.keep, is_best=is_best, background=behind)
-        _tell(run.written(), emit)
-        if stopping and progress.step < plan.steps:
-            where = f"Stopped after step {progress.step} of {plan.steps}; the run is saved in {run.path}."
-            raise Stopped(where, stop.signal_number or 0)
+        progress.evaluation_is_due = progress.step % plan.evaluate_every == 0 or progress.step == plan.steps
+        _conclude(experiment, run, progress, emit, stop)
+
+
+def _conclude(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener, stop: StopRequest) -> None:
+    """Evaluate the weights of a step and save the run, as far as that is due.
+
+    Raises:
+        Stopped: If `stop` was requested: what was not evaluated by then is when the run goes on.
+    """
+    plan = experiment.plan
+    is_best = progress.evaluation_is_due and _evaluate(experiment, run, progress, emit, stop)
+    stopping = bool(stop)  # asked once, or a signal between two questions would go unsaved
+    is_last = progress.step == plan.steps or stopping
+    saving = progress.step % plan.checkpoint_every == 0 or is_last
+    if saving or is_best:
+        state = progress.state(experiment, run) if saving else None
+        behind = plan.background and not is_last  # the last one is waited for, and needs no copy
+        run.save(progress.step, experiment.model, state, keep=plan.keep, is_best=is_best, background=behind)
+    _tell(run.written(), emit)
+    if stopping:
+        raise _stopped(experiment, run, progress, stop)
+
+
+def _stopped(experiment: Experiment, run: RunFolder, progress: Progress, stop: StopRequest) -> Stopped:
+    where = f"Stopped after step {progress.step} of {experiment.plan.steps}; the run is saved in {run.path}."
+    return Stopped(where, stop.signal_number or 0)
 
 
 def _tell(written: Sequence[Saved], emit: Listener) -> None:
@@ -175,18 +191,32 @@ def _sample(experiment: Experiment, step: int, last: Pass) -> GradientsMeasured:
     return GradientsMeasured(step, over.value, norms_by_label, pairs, last.measured.conflicts)
 
 
-def _evaluate(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener) -> bool:
-    """Evaluate all tasks, and return whether the weights are the best so far."""
-    results = evaluate(experiment, "validation")
+def _evaluate(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener, stop: StopRequest) -> bool:
+    """Evaluate all tasks, and return whether the weights are the best so far.
+
+    Where a signal comes before that is done, it is as if it had not begun, and still due.
+    """
+    generators = generator_states(experiment.device)
+    try:
+        results = evaluate(experiment, "validation", go_on=stop.break_off)
+    except BrokenOff:
+        restore_generators(generators, experiment.device)
+        return False
+    progress.evaluation_is_due = False
     is_best = progress.is_best(experiment, results)
     _report(experiment, run, progress.step, "validation", results, emit, is_best=is_best)
     return is_best
 
 
-def _test(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener) -> dict[str, TaskResult]:
+def _test(
+    experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener, stop: StopRequest
+) -> dict[str, TaskResult]:
     checkpoint.verify(run.best)
     checkpoint.load_weights(run.best, experiment.model)
-    results = evaluate(experiment, "test")
+    try:
+        results = evaluate(experiment, "test", go_on=stop.break_off)
+    except BrokenOff:
+        raise _stopped(experiment, run, progress, stop) from None
     _report(experiment, run, progress.best_step, "test", results, emit, is_best=True)
     plain: dict[str, Any] = {label: vars(result) for label, result in results.items()}
     run.finish({"steps": progress.step, "best_step": progress.best_step, "test": plain})

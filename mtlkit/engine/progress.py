@@ -34,6 +34,7 @@ class Progress:
         first_losses: Each task's loss at the first evaluation, which later ones are relative to.
         rows: How many rows with a label each task saw.
         skipped: Steps that were skipped, for gradients that overflowed in float16.
+        evaluation_is_due: Whether the last step is still to be evaluated, since a signal came before that was done.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, revalidate_instances="always")
@@ -44,6 +45,7 @@ class Progress:
     first_losses: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
+    evaluation_is_due: bool = False
 
     @classmethod
     def restore(cls, experiment: Experiment, run: RunFolder) -> Progress:

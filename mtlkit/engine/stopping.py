@@ -1,4 +1,4 @@
-"""Stopping on SIGINT and SIGTERM between two steps, with the run saved."""
+"""Stopping on SIGINT and SIGTERM between two steps, or two batches of an evaluation, with the run saved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["StopRequest", "stop_on_signals"]
+__all__ = ["BrokenOff", "StopRequest", "stop_on_signals"]
+
+
+class BrokenOff(Exception):  # noqa: N818 - it was asked for, so it is no error
+    """What was being done was broken off, for the run was asked to stop."""
 
 
 class StopRequest:
@@ -23,6 +27,15 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.signal_number is not None
+
+    def break_off(self) -> None:
+        """Is called where what is being done can be broken off.
+
+        Raises:
+            BrokenOff: If the run was asked to stop.
+        """
+        if self:
+            raise BrokenOff
 
 
 @contextmanager

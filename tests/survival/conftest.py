@@ -275,6 +275,7 @@ def left(folder: Path) -> dict[str, bytes]:
     run = folder / "runs" / "run"
     paths = {f"{path.relative_to(run)}{'/' * path.is_dir()}": path for path in sorted(run.rglob("*"))}
     del paths["lock.json"]  # which process had the run, and since when
+    paths.pop("history.jsonl", None)  # when it went on
     times = [json.loads(line) for line in paths.pop("timings.jsonl").read_bytes().splitlines()]
     assert [each["step"] for each in times] == list(range(1, len(times) + 1))
     return {name: b"" if path.is_dir() else path.read_bytes() for name, path in paths.items()}

@@ -128,9 +128,42 @@ class TestBySignal:
             stop(step, run={"name": "stopped"}, resume=True, **RUN)
         assert outcome(train(run={"name": "stopped"}, resume=True, **RUN).folder) == outcome(whole.folder)
 
-    def test_in_the_last_step_ends_the_run_as_usual(self, train):
-        run = train(listeners=[signal_at(12)])
-        assert (run.folder / "done.json").exists()
+    @pytest.mark.parametrize("step", [8, 14])
+    def test_does_not_wait_for_an_evaluation(self, train, step):
+        whole = train(run={"name": "whole"}, **RUN)
+        told = []
+        with pytest.raises(Stopped, match=f"after step {step} of 14"):
+            train(run={"name": "stopped"}, listeners=[told.append, signal_at(step)], **RUN)
+        assert step not in [each.step for each in told if isinstance(each, events.EvaluationFinished)]
+        told.clear()
+        resumed = train(run={"name": "stopped"}, listeners=[told.append], resume=True, **RUN)
+        assert outcome(resumed.folder) == outcome(whole.folder)
+        kinds = (events.EvaluationFinished, events.StepFinished)
+        assert isinstance(next(each for each in told if isinstance(each, kinds)), events.EvaluationFinished)
+
+    @pytest.mark.parametrize("batch", [2, 5, 8, 11])  # of three at each of steps 4, 8 and 12, and three of the test
+    def test_breaks_an_evaluation_off(self, train, toy, batch):
+        """Random numbers that were drawn for it are drawn again."""
+
+        class Drawing(toy.Side):
+            batches = 0
+            struck_at = 0
+
+            def loss(self, output, target):
+                if not torch.is_grad_enabled():
+                    type(self).batches += 1
+                    if self.batches == self.struck_at:
+                        os.kill(os.getpid(), signal.SIGINT)
+                return super().loss(output, target) * (1 + 0.1 * random.random())  # noqa: S311
+
+        settings = {"tasks_given": {"side": Drawing}, "strategy": "gradnorm"}
+        whole = train(run={"name": "whole"}, **settings)
+        Drawing.batches, Drawing.struck_at = 0, batch
+        with pytest.raises(Stopped):
+            train(run={"name": "stopped"}, **settings)
+        assert Drawing.batches == batch
+        resumed = train(run={"name": "stopped"}, resume=True, **settings)
+        assert outcome(resumed.folder) == outcome(whole.folder)
 
     def test_events_of_going_on_begin_where_it_was(self, train, stop):
         stop(5)
