@@ -15,12 +15,13 @@ from mtlkit.banks import Bank
 from mtlkit.data.mixing import Mixing
 from mtlkit.data.reader import Reader
 from mtlkit.data.stream import Stream
+from mtlkit.encoders.row_by_row import is_linear, is_row_by_row
 from mtlkit.errors import MtlkitError, PluginError
 from mtlkit.memory import ran_out
 from mtlkit.model import MultiTaskModel
 from mtlkit.schedule import Schedule
 from mtlkit.specs import InputSpec
-from mtlkit.strategies.base import Over, Strategy
+from mtlkit.strategies.base import Needs, Over, Strategy
 from mtlkit.task import Source, Split, Task
 from mtlkit.tensors import Tensors, told
 from mtlkit.transfer import Thawing
@@ -190,6 +191,26 @@ class Experiment:
         """Everything that training rows are drawn from: the streams of all groups, then those that are held out."""
         held_out = [group.held_out for group in self.groups if group.held_out is not None]
         return [*(group.stream for group in self.groups), *held_out]
+
+    @cached_property
+    def joins_batches(self) -> bool:
+        """Whether batches of several sources go through the encoder as one, as far as their rows are of one kind.
+
+        They do where that changes nothing but the time it takes: where no row knows of another, and all tasks share
+        features. Where the strategy compares gradients at weights, they do only if the tasks' gradients can be told
+        apart in one backward pass; otherwise each task would take one over the rows of all.
+        """
+        architecture, strategy = self.model.architecture, self.strategy
+        if len(self.groups) == 1 or not architecture.shares_features or not is_row_by_row(architecture):
+            return False
+        if strategy.needs is Needs.LOSSES or strategy.over is Over.FEATURES:
+            return True
+        if self.plan.autocast is not None or not is_linear(architecture):
+            return False
+        # With parameters, each round of tasks is a pass over all rows, and its stems are their own task's.
+        counts = {len(group.tasks) for group in self.groups}
+        is_even = len(counts) == 1 and not self.model.stems and not any(group.banks for group in self.groups)
+        return strategy.over is Over.LAST_SHARED or is_even
 
     @cached_property
     def weights(self) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -70,6 +70,8 @@ class Flat(nn.Module):
         size: The number of values in a row.
         parts: The names of its parts, in the order in which their values follow one another, where it has any.
     """
+
+    row_by_row: ClassVar[bool] = True
 
     def __init__(self, size: int, parts: Sequence[str] = ()) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mtlkit.architectures.base import Architecture
 from mtlkit.heads.bank import HeadBank
-from mtlkit.tensors import Tensors
+from mtlkit.tensors import Tensors, are_alike, joined, parted, rows_in
 
 __all__ = ["MultiTaskModel"]
 
@@ -63,6 +63,23 @@ class MultiTaskModel(nn.Module):
         """
         made: list[Tensors] = self.architecture(self._stemmed(inputs, tasks) if self._stem_of else inputs, tasks)
         return made
+
+    def features_of_each(self, batches: Sequence[Tensors], tasks: Sequence[Sequence[int]]) -> list[Tensors] | None:
+        """Return the features of several batches, one for each, from one pass of all through the architecture.
+
+        None where their rows are not of one kind once they have passed through their stems.
+
+        Args:
+            batches: The rows of each.
+            tasks: The indices of the tasks that share it. All tasks share features.
+        """
+        stemmed = [
+            self._stemmed(batch, each) if self._stem_of else batch for batch, each in zip(batches, tasks, strict=True)
+        ]
+        if not are_alike(stemmed):
+            return None
+        features = self.architecture(joined(stemmed), [task for each in tasks for task in each])[0]
+        return parted(features, [rows_in(batch) for batch in stemmed])
 
     def _stemmed(self, inputs: Tensors, tasks: Sequence[int]) -> Tensors:
         """Return what the stem of the tasks makes of the rows."""

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Tensors", "apply", "joined", "listed", "named", "rows_in", "told"]
+__all__ = ["Tensors", "apply", "are_alike", "joined", "listed", "named", "parted", "rows_in", "told"]
 
 Tensors = Tensor | Mapping[str, Tensor]
 """One tensor ``[B, *]``, or several by name, each ``[B, *]`` with the same number of rows."""
+
+_cut: Callable[[Tensor, list[int]], Sequence[Tensor]] = torch.split_with_sizes_copy  # type: ignore[assignment]
 
 
 def listed(tensors: Tensors) -> list[Tensor]:
@@ -28,6 +30,23 @@ def joined(batches: Sequence[Tensors]) -> Tensors:
     parts = [named(batch) for batch in batches]
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return whole[""] if isinstance(batches[0], Tensor) else whole
+
+
+def are_alike(batches: Sequence[Tensors]) -> bool:
+    """Return whether all batches hold tensors of the same names, dtypes and shapes of a row, and could be joined."""
+    kinds = {
+        tuple((name, tensor.dtype, tensor.shape[1:]) for name, tensor in sorted(named(batch).items()))
+        for batch in batches
+    }
+    return len(kinds) == 1
+
+
+def parted(tensors: Tensors, sizes: Sequence[int]) -> list[Tensors]:
+    """Return rows that were joined as batches of these sizes, in memory of their own: one may be written to."""
+    if isinstance(tensors, Tensor):
+        return list(_cut(tensors, list(sizes)))
+    parts = {name: _cut(tensor, list(sizes)) for name, tensor in tensors.items()}
+    return [{name: part[place] for name, part in parts.items()} for place in range(len(sizes))]
 
 
 def apply(function: Callable[[Tensor], Tensor], tensors: Tensors) -> Tensors:

@@ -23,10 +23,14 @@ class Architecture(nn.Module):
         features: The shape of one row of the features that each head is given.
         shares_features: Whether tasks that share a batch are always given one and the same features, whichever they
             are: many alike heads are then computed at once.
+        row_by_row: Whether the class's own code makes the features of a row of that row alone; as for
+            :class:`~mtlkit.encoders.Encoder`. Where the tasks share features too, batches of several sources go through
+            it as one.
     """
 
     features: FeatureSpec
     shares_features: ClassVar[bool] = False
+    row_by_row: ClassVar[bool] = False
 
     def forward(self, inputs: Any, tasks: Sequence[int]) -> list[Any]:
         """Encode a batch for the tasks that use it.

@@ -24,6 +24,7 @@ class HardSharing(Architecture):
     """
 
     shares_features: ClassVar[bool] = True
+    row_by_row: ClassVar[bool] = True
 
     def __init__(self, make_encoder: Callable[[], Encoder], n_tasks: int) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ Letters: B batch, L the length of a sequence, D the width of its vectors.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ class Pool(nn.Module):
         width: D.
         kind: The ``mean`` of the sequence, the ``first`` vector of it, or with ``none`` the sequence itself.
     """
+
+    row_by_row: ClassVar[bool] = True
 
     def __init__(self, width: int, kind: Literal["mean", "first", "none"]) -> None:
         super().__init__()

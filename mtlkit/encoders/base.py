@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -38,10 +38,15 @@ class Encoder(nn.Module):
 
     Attributes:
         features: The shape of one row of what :meth:`forward` returns.
+        row_by_row: Whether the class's own code makes the features of a row of that row alone, in training mode too,
+            and remembers nothing of it: batches of several sources then go through the encoder as one, which is
+            quicker, unless a module within it has statistics of the batch, or is unknown. A class says so of itself;
+            one that is derived from it says so again. Modules of your own within an encoder say so likewise.
         resting: The modules within it that are frozen: they stay in evaluation mode.
     """
 
     features: FeatureSpec
+    row_by_row: ClassVar[bool] = False
     resting: tuple[nn.Module, ...] = ()
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's own signature

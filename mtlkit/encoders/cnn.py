@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -36,6 +36,8 @@ class CNN(Encoder):
     Raises:
         ValueError: If a row is not an image, or the kernel's side is even.
     """
+
+    row_by_row: ClassVar[bool] = True
 
     def __init__(
         self,

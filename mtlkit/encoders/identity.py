@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import nn
 
@@ -24,6 +25,8 @@ class Identity(Encoder):
     Raises:
         ValueError: If a row, or a part of it, holds categories or tokens, which are no features.
     """
+
+    row_by_row: ClassVar[bool] = True
 
     def __init__(self, inputs: InputSpec) -> None:
         super().__init__()

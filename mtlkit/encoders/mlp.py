@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import nn
 
@@ -25,6 +26,8 @@ class MLP(Encoder):
     Raises:
         ValueError: If a row, or a part of it, holds categories or tokens: as numbers they would say what they are not.
     """
+
+    row_by_row: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ class ResNet(Encoder):
     Raises:
         ValueError: If a row is not an image.
     """
+
+    row_by_row: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -139,6 +141,7 @@ class _Block(nn.Module):
         bottleneck: Whether f is 1x1, 3x3, 1x1.
     """
 
+    row_by_row: ClassVar[bool] = True
     downsample: nn.Sequential | None
 
     def __init__(self, before: int, width: int, after: int, stride: int, norm: str, *, bottleneck: bool) -> None:
@@ -173,6 +176,8 @@ class _Block(nn.Module):
 
 class _Means(nn.Module):
     """The mean of each map. PyTorch's adaptive pooling has no deterministic gradient on a GPU for every size."""
+
+    row_by_row: ClassVar[bool] = True
 
     def forward(self, maps: Tensor) -> Tensor:
         """Turn maps ``[B, C, H, W]`` into vectors ``[B, C]``."""

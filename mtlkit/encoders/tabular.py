@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ class Tabular(Encoder):
     Raises:
         ValueError: If a row is no row of a table.
     """
+
+    row_by_row: ClassVar[bool] = True
 
     def __init__(  # noqa: PLR0913 - one for each knob of the paper, and of its tables
         self,
@@ -115,6 +117,7 @@ class _Columns(nn.Module):
         width: How many values a row becomes.
     """
 
+    row_by_row: ClassVar[bool] = True
     mean: Tensor  # [C]
     deviation: Tensor  # [C]
     is_known: Tensor  # [sum of categories + K] whether a training row has it
@@ -199,6 +202,8 @@ class _Residual(nn.Module):
         activation: What follows the hidden layer.
         dropout: The probability of dropping a unit.
     """
+
+    row_by_row: ClassVar[bool] = True
 
     def __init__(self, width: int, hidden: int, norm: str, activation: Activation, dropout: float) -> None:
         super().__init__()

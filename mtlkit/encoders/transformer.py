@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class Transformer(Encoder):
     Raises:
         ValueError: If a row is no sequence, a token has no place in the vocabulary, or the sizes do not divide.
     """
+
+    row_by_row: ClassVar[bool] = True
 
     def __init__(  # noqa: PLR0913 - one for each knob of the paper
         self,
@@ -95,6 +97,7 @@ class _Embed(nn.Module):
         dropout: The probability of dropping a unit.
     """
 
+    row_by_row: ClassVar[bool] = True
     positions: Tensor  # [L, D]
 
     def __init__(self, length: int, units: nn.Module, width: int, *, is_learned: bool, dropout: float) -> None:
@@ -138,6 +141,8 @@ def _units(inputs: InputSpec, vocabulary: int | None, padding: int | None, width
 
 class _Tokens(nn.Embedding):
     """A vector for each token, whatever the dtype of the whole numbers."""
+
+    row_by_row: ClassVar[bool] = True
 
     def forward(self, rows: Tensor) -> Tensor:
         """Turn tokens ``[B, L]`` into vectors ``[B, L, D]``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class ViT(Encoder):
     Raises:
         ValueError: If a row is not an image, or the sizes do not divide.
     """
+
+    row_by_row: ClassVar[bool] = True
 
     def __init__(  # noqa: PLR0913 - one for each knob of the paper
         self,
@@ -95,6 +97,7 @@ class _Patches(nn.Module):
         dropout: The probability of dropping a unit.
     """
 
+    row_by_row: ClassVar[bool] = True
     places: Tensor  # [L, D]
 
     def __init__(

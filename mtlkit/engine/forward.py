@@ -134,11 +134,14 @@ def forward_all(experiment: Experiment, batches: Sequence[Split | None], *, exac
     """
     single: list[TaskBatch] = []
     banks: list[BankBatch] = []
-    for group, batch in zip(experiment.groups, batches, strict=True):
-        if batch is None:
-            continue
+    drawn = [(group, batch) for group, batch in zip(experiment.groups, batches, strict=True) if batch is not None]
+    joined = None
+    if len(drawn) > 1 and experiment.joins_batches:
         with _precision(experiment, exact=exact):
-            features = _encode(experiment, group, batch)
+            joined = _encode_as_one(experiment, drawn)
+    for number, (group, batch) in enumerate(drawn):
+        with _precision(experiment, exact=exact):
+            features = _encode(experiment, group, batch) if joined is None else joined[number]
             banks += [_banked(experiment, group, bank, features[0], batch) for bank in group.banks]
             if group.banks:  # then all tasks have the same features
                 features = features[: len(group.alone)]
@@ -251,6 +254,25 @@ def _encode(experiment: Experiment, group: SourceGroup, batch: Split) -> list[Te
         raise PluginError(
             f"The encoder cannot take the rows of {labels}, of {told(batch.inputs)}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _encode_as_one(experiment: Experiment, drawn: Sequence[tuple[SourceGroup, Split]]) -> list[list[Tensors]] | None:
+    """Return the features of each batch for each of its tasks, from one pass; None where rows are of several kinds."""
+    try:
+        each = experiment.model.features_of_each(
+            [batch.inputs for _, batch in drawn], [group.tasks for group, _ in drawn]
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        for group, batch in drawn:
+            _encode(experiment, group, batch)  # whose is it?
+        labels = " and ".join(f"'{experiment.tasks[index].label}'" for group, _ in drawn for index in group.tasks)
+        raise PluginError(
+            f"The encoder cannot take the rows of {labels} as one batch, and takes those of each source: "
+            f"{type(error).__name__}: {error}. Where rows depend on the batch, an encoder does not say row_by_row."
+        ) from error
+    return None if each is None else [[z] * len(group.tasks) for z, (group, _) in zip(each, drawn, strict=True)]
 
 
 def _loss(bound: BoundTask, output: Tensor, target: Tensor) -> Tensor:

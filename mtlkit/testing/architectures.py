@@ -464,6 +464,13 @@ def rows_are_independent_in_evaluation(subject: Subject) -> None:
 
 
 @CHECKS
+def rows_are_apart_where_it_says_so(subject: Subject) -> None:
+    """If it says row_by_row, the features of a row are its own in training too, and a pass changes no buffer."""
+    for case in _cases(subject):
+        case.trial.require_rows_apart()
+
+
+@CHECKS
 def rows_are_not_changed(subject: Subject) -> None:
     """The rows that it is given are left as they are."""
     for case in _cases(subject):

@@ -334,6 +334,13 @@ def rows_are_independent_in_evaluation(subject: Subject) -> None:
 
 
 @CHECKS
+def rows_are_apart_where_it_says_so(subject: Subject) -> None:
+    """If it says row_by_row, the features of a row are its own in training too, and a pass changes no buffer."""
+    for trial in _trials(subject):
+        trial.require_rows_apart()
+
+
+@CHECKS
 def rows_are_not_changed(subject: Subject) -> None:
     """The rows that it is given are left as they are, by prepare() too."""
     for inputs, trial in _trials_by_inputs(subject):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.encoders.base import last_weighted_layer
+from mtlkit.encoders.row_by_row import is_row_by_row
 from mtlkit.specs import FeatureSpec, InputSpec
 from mtlkit.tensors import Tensors, apply, joined, named, told
 from mtlkit.testing.checks import require
@@ -223,6 +224,39 @@ class Trial:
                 "Statistics of a batch are for training: in evaluation mode use what training has stored, as "
                 "torch.nn.BatchNorm2d does.",
             )
+
+    def require_rows_apart(self) -> None:
+        """Require, of one that says so, that in training too the features of a row are its own, and leave nothing.
+
+        One that is made of modules which mix rows, or are unknown, is not asked, whatever it says.
+        """
+        module = self.build()
+        if not is_row_by_row(module):
+            return
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        with seeded(), torch.no_grad():
+            before = RandomStates.now()
+            received = self._call(module, None, "training")
+            draws = bool(before.changed())
+        fewer = self.first(2)
+        company = {"beside other rows": joined([fewer, apply(lambda part: part[2:], self.others)])}
+        if not draws:  # for another number of rows, other numbers would be drawn
+            company["in a smaller batch"] = fewer
+        remedy = (
+            "It says row_by_row, and is given the rows of several sources as one batch: leave that out, or see to it "
+            "that a row knows of no other."
+        )
+        for which, rows in company.items():
+            with torch.no_grad():
+                alike = self.train(module, rows)
+            require(
+                all(is_close(a[:2], b[:2]) for a, b in zip(received, alike, strict=True)),
+                f"{self.what} made other features of the same row {which} in training mode, "
+                f"{_apart([a[:2] for a in received], [b[:2] for b in alike])} apart",
+                remedy,
+            )
+        changed = [name for name, buffer in module.named_buffers() if not torch.equal(buffer, buffers[name])]
+        require(not changed, f"{self.what} changed its {', '.join(changed[:3])} when it was run in training", remedy)
 
     def require_unchanged_inputs(self) -> None:
         """Require that the rows are not written to."""

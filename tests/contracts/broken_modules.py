@@ -220,6 +220,32 @@ class ReturnsTwo(PlainEncoder):
         return features, features
 
 
+class CentresInTraining(PlainEncoder):
+    row_by_row = True
+
+    def after(self, features):
+        return features - features.mean(0) if self.training else features
+
+
+class DividesByItsRows(PlainEncoder):
+    row_by_row = True
+
+    def after(self, features):
+        return features / len(features) if self.training else features
+
+
+class CountsItsPasses(PlainEncoder):
+    row_by_row = True
+
+    def begin(self, width):
+        self.register_buffer("passes", torch.zeros(()))
+
+    def after(self, features):
+        if self.training:
+            self.passes += 1
+        return features
+
+
 class HasAnIdleParameter(PlainEncoder):
     def begin(self, width):
         self.idle = nn.Parameter(torch.zeros(width))
@@ -445,6 +471,19 @@ class SkipsLayers(PlainEncoder):
         return self.last(features)
 
 
+class CentresAndSaysNothing(CentresInTraining):
+    """Nothing is said by a class derived from one that does."""
+
+
+class DropsFeatures(PlainEncoder):
+    """Its rows are apart, each with features of its own dropped."""
+
+    row_by_row = True
+
+    def after(self, features):
+        return nn.functional.dropout(features, training=self.training)
+
+
 # Architectures.
 
 
@@ -524,6 +563,14 @@ class CountsTwice(PlainArchitecture):
 class CountsData(PlainArchitecture):
     def shared_parameters(self):
         return [parameter.data for parameter in super().shared_parameters()]
+
+
+class CentresTheTasks(PlainArchitecture):
+    row_by_row = True
+
+    def forward(self, inputs, tasks):
+        made = super().forward(inputs, tasks)
+        return [z - z.mean(0) for z in made] if self.training else made
 
 
 class SharesNothing(PlainArchitecture):

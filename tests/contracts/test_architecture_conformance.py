@@ -150,6 +150,7 @@ DEFECTS = [
     ("evaluation_is_deterministic", having(broken.Remembers), r"different features of the same rows .* apart", ()),
     ("evaluation_draws_no_random_numbers", having(broken.DrawsInEvaluation), "changed torch's global random", ()),
     ("rows_are_independent_in_evaluation", having(broken.CentresTheBatch), "same row beside other rows .* apart", ()),
+    ("rows_are_apart_where_it_says_so", broken.CentresTheTasks, "same row beside other rows in training mode", ()),
     ("rows_are_not_changed", having(broken.WritesToItsRows), "changed the rows that it was given, in training", ()),
     ("state_goes_through_a_checkpoint", having(broken.HidesState), "another one of another seed.*register_buffer", ()),
     ("the_same_seed_gives_the_same_weights", having(broken.SeedsItself), "weights each time.*the same seed", ()),

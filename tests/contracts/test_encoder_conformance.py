@@ -110,6 +110,14 @@ DEFECTS = [
         (),
     ),
     ("rows_are_independent_in_evaluation", broken.LooksAtOtherTexts, "same row in a smaller batch .* apart", ()),
+    (
+        "rows_are_apart_where_it_says_so",
+        broken.CentresInTraining,
+        "same row beside other rows in training mode.*apart. It says row_by_row",
+        (),
+    ),
+    ("rows_are_apart_where_it_says_so", broken.DividesByItsRows, "same row in a smaller batch in training mode", ()),
+    ("rows_are_apart_where_it_says_so", broken.CountsItsPasses, "changed its passes when it was run in training", ()),
     ("rows_are_not_changed", broken.WritesToAPart, "changed the rows that it was given, in training", ()),
     ("rows_are_not_changed", broken.WritesToTrainingRows, r"changed the training rows.*in prepare\(\)", ()),
     ("rows_are_not_changed", having(broken.WritesToItsRows), "changed the rows that it was given, in training", ()),
@@ -188,6 +196,8 @@ def test_where_nothing_can_be_tried_every_check_says_why(component, said):
         (broken.KeepsStatistics, {}),
         (broken.IsFrozen, {}),
         (broken.SkipsLayers, {}),
+        (broken.CentresAndSaysNothing, {}),
+        (broken.DropsFeatures, {}),
     ],
 )
 def test_a_sound_encoder_passes(check, component, options):
