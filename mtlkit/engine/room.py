@@ -21,7 +21,7 @@ _REMEDIES = {
 }
 
 
-def what_is_needed(doing: str, run: Path, error: OSError, needed: int, saved: Path | None) -> str:
+def what_is_needed(doing: str, run: Path, error: OSError, needed: int, saved: str) -> str:
     """Say that a run cannot be written to, and what would let it go on.
 
     Args:
@@ -29,7 +29,7 @@ def what_is_needed(doing: str, run: Path, error: OSError, needed: int, saved: Pa
         run: The run's folder.
         error: Why.
         needed: How many bytes it takes.
-        saved: The newest checkpoint that is whole.
+        saved: What is said of what was saved before.
     """
     parts = [f"Cannot {doing}: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}."]
     if error.errno in NO_ROOM:
@@ -37,8 +37,8 @@ def what_is_needed(doing: str, run: Path, error: OSError, needed: int, saved: Pa
     if not run.is_dir():
         parts.append("The run's folder is gone, with all that was in it: put it back, or start the run again.")
         return " ".join(parts)
-    parts.append("The run has no checkpoint yet." if saved is None else f"The checkpoint {saved} is whole.")
-    again = shlex.join(["mtlkit", "train", str(run / "config.yaml"), "--resume"])
+    parts.append(saved)
+    again = shlex.join(["mtlkit", "resume", str(run)])
     parts.append(f"{_REMEDIES.get(error.errno or 0, 'Mend that')}, then go on with: {again}")
     return " ".join(parts)
 

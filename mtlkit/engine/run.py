@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -323,6 +322,8 @@ class RunFolder:
             if state is None:
                 return Saved(step, None, dropped)
             self.keep_newest(keep, step)
+            # Later ones are those that a run passed over when it fell back to an earlier one.
+            self._discard([each for each in self._checkpoints() if _step_of(each) > step])
             return Saved(step, folder, dropped)
 
         if background:
@@ -357,14 +358,11 @@ class RunFolder:
                 temporary_of(self.path / name).unlink(missing_ok=True)
 
     def keep_newest(self, keep: int, step: int) -> None:
-        """Drop all but the newest checkpoints up to a step, and later ones: a run that fell back passed them over.
+        """Drop all but the newest checkpoints up to a step.
 
-        A process that was killed while it did so left one in parts; so a run that goes on does it again.
+        A process that was killed may not have come to that; so a run that goes on does it again.
         """
-        older = [folder for folder in self._checkpoints() if _step_of(folder) <= step]
-        later = [folder for folder in self._checkpoints() if _step_of(folder) > step]
-        for folder in [*older[:-keep], *later]:
-            shutil.rmtree(folder, ignore_errors=True)
+        self._discard([folder for folder in self._checkpoints() if _step_of(folder) <= step][:-keep])
 
     @property
     def has_checkpoints(self) -> bool:
@@ -374,7 +372,7 @@ class RunFolder:
     @property
     def step(self) -> int:
         """The step of the newest checkpoint, be it whole or not; 0 where there is none."""
-        return max((int(folder.name.removeprefix("step-")) for folder in self._checkpoints()), default=0)
+        return max(map(_step_of, self._checkpoints()), default=0)
 
     def latest(self) -> tuple[Path | None, list[MtlkitError]]:
         """Return the newest checkpoint that is whole, and what is wrong with each newer one.
@@ -409,6 +407,11 @@ class RunFolder:
             folder.mkdir()
             sync(self.path)
 
+    def _discard(self, folders: Sequence[Path]) -> None:
+        for folder in folders:
+            with contextlib.suppress(OSError):  # one too many does no harm; the next save drops it
+                checkpoint.discard(folder)
+
     # --- failing ---
 
     def _twice(self, doing: str, needed: int, attempt: Callable[[], None], *, alone: bool = False) -> list[Path]:
@@ -437,7 +440,7 @@ class RunFolder:
         try:
             attempt()
         except OSError as error:
-            raise StorageError(what_is_needed(doing, self.path, error, needed, self._whole())) from error
+            raise StorageError(what_is_needed(doing, self.path, error, needed, self._what_is_saved())) from error
         return dropped
 
     def _make_room(self, error: OSError) -> list[Path]:
@@ -446,9 +449,16 @@ class RunFolder:
             self.clear()
         whole = self._whole() if error.errno in NO_ROOM else None
         dropped = [] if whole is None else [each for each in self._checkpoints() if each != whole]
-        for folder in dropped:
-            shutil.rmtree(folder, ignore_errors=True)
+        self._discard(dropped)
         return dropped
+
+    def _what_is_saved(self) -> str:
+        whole = self._whole()
+        if whole is not None:
+            return f"The checkpoint {whole} is whole."
+        if self.has_checkpoints:
+            return "Whether one of its checkpoints is whole cannot be told now."
+        return "The run has no checkpoint yet."
 
     def _whole(self) -> Path | None:
         """Return the newest checkpoint that is whole, if there is one."""

@@ -6,9 +6,9 @@ import re
 import shutil
 from pathlib import Path
 
-from mtlkit.engine.storage import sync
+from mtlkit.engine.storage import sync, temporary_of
 
-__all__ = ["clear", "recover", "replace"]
+__all__ = ["clear", "discard", "recover", "replace"]
 
 _LEFT = re.compile(r"\.(?P<name>step-\d+|best)\.(?P<kind>tmp|old)")
 
@@ -56,6 +56,18 @@ def clear(parent: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         elif left:
             recover(parent / left["name"])
+
+
+def discard(folder: Path) -> None:
+    """Remove a checkpoint: wherever this is cut off, it is there as a whole, or not at all.
+
+    Raises:
+        OSError: If it cannot be removed; it is then still there.
+    """
+    temporary = temporary_of(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    folder.rename(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _old(folder: Path) -> Path:

@@ -29,13 +29,18 @@ RUN = {
 
 @pytest.fixture(name="hold")
 def fixture_hold(monkeypatch):
-    """Return a function that lets every file of a step's checkpoint wait for an event that it returns."""
+    """Return a function that lets every file of a step's checkpoint wait for an event, which it returns.
+
+    Its attribute `reached` is the event that the first of them is waiting.
+    """
 
     def hold(step):
         event = threading.Event()
+        event.reached = threading.Event()
 
         def write(path, content):
             if f"step-{step:06d}" in str(path):
+                event.reached.set()
                 assert event.wait(PATIENCE), "training waits for the writer"
             return storage.write_file(path, content)
 
@@ -198,6 +203,7 @@ class TestStopping:
 
         def interrupt(event):
             if isinstance(event, events.StepFinished) and event.step == 10:
+                assert written.reached.wait(PATIENCE)
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
