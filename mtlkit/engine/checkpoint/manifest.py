@@ -113,7 +113,7 @@ class Manifest:
         if "seal" in plain and not _is_sealed(raw):
             raise CheckpointError(f"{path} is damaged: its seal is not the SHA-256 of the rest of it.")
         if version > SCHEMA_VERSION:
-            raise CheckpointError(_newer(path.parent, version, plain.get("mtlkit")))
+            raise CheckpointError(_newer(path, version, plain.get("mtlkit")))
         try:
             for older in range(version, SCHEMA_VERSION):
                 plain = MIGRATIONS[older].manifest(plain)
@@ -147,9 +147,9 @@ def _version(plain: Any) -> int:
     return version
 
 
-def _newer(folder: Path, version: int, mtlkit: object) -> str:
+def _newer(path: Path, version: int, mtlkit: object) -> str:
     """Say what is needed to read a newer checkpoint. The version is checked: a command is made of it."""
-    reads = f"{folder} has schema version {version}, and mtlkit {__version__} reads versions 1 to {SCHEMA_VERSION}."
+    reads = f"{path} has schema version {version}, and mtlkit {__version__} reads versions 1 to {SCHEMA_VERSION}."
     try:
         needed = Version(mtlkit) if isinstance(mtlkit, str) else None
     except InvalidVersion:
