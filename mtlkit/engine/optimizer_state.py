@@ -27,7 +27,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]
     state = dict(saved["state"])
     for group, mine in zip(optimizer.param_groups, own, strict=True):
         for parameter, number in zip(group["params"], mine["params"], strict=True):
-            for name, value in dict(state.get(number, {})).items():
+            remembered = state.get(number, {})
+            if not isinstance(remembered, dict):
+                raise ValueError(f"what the optimizer remembers of parameter {number} is {remembered!r:.50}")  # noqa: TRY004
+            for name, value in remembered.items():
                 _require_fit(name, value, parameter, is_exact=bool(group.get("fused")))
     if not state.keys() <= {number for each in numbers for number in each}:
         raise ValueError("the optimizer remembers parameters that it does not have")
@@ -39,6 +42,8 @@ def _require_fit(name: Any, value: Any, parameter: Tensor, *, is_exact: bool) ->
 
     Adafactor remembers rows and columns, each with a dimension of one; what is not fused checks shapes for itself.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"the optimizer remembers a {name!r:.50}")  # noqa: TRY004 - of the file, not of an argument
     if isinstance(value, Tensor):
         shape = tuple(value.shape)
         if name == "step" or (not shape and not is_exact):

@@ -17,7 +17,7 @@ from mtlkit.engine import checkpoint
 from mtlkit.engine.events import TaskResult
 from mtlkit.engine.optimizer_state import restore_optimizer
 from mtlkit.engine.run import RunFolder
-from mtlkit.errors import CheckpointError
+from mtlkit.errors import CheckpointError, MtlkitError
 from mtlkit.experiment import Experiment
 
 __all__ = ["Progress"]
@@ -73,7 +73,9 @@ class Progress:
                 stream.restore(saved)
             restore_generators(state["random"], experiment.device)
             run.truncate(state["records"], step=progress.step)
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
+        except MtlkitError:
+            raise
+        except Exception as error:  # a stranger's state can be wrong in any way, and each part of a run reads its own
             raise CheckpointError(f"The state in {folder} is not this run's: {error}.") from error
         return progress
 

@@ -65,15 +65,16 @@ def fixture_forge(newest, reseal):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("count", [pytest.param(60, id="some"), pytest.param(1500, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [pytest.param(30, id="some"), pytest.param(1500, id="all", marks=pytest.mark.slow)])
 def test_is_refused_or_does_no_harm(run, forge, registry, tmp_path, count):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    codes = set()
     for seed in range(count):
         where = forge(seed)
         try:
             mtlkit.train(tmp_path / "run.yaml", resume=True, registry=registry)
         except MtlkitError as error:
-            assert error.exit_code in {5, 6}, (seed, where)
+            codes.add(error.exit_code)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {where}") from error
         for path in [path for path in run.rglob("*") if path.is_file() and path not in before]:
@@ -81,3 +82,4 @@ def test_is_refused_or_does_no_harm(run, forge, registry, tmp_path, count):
         for path, content in before.items():
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
+    assert codes <= {5, 6}
