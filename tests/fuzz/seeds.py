@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mtlkit.config import json_schema
+from mtlkit.config import RunConfig, json_schema
 from mtlkit.options import signature_of
 from mtlkit.registry import Registry
 from mtlkit.resolve import optimizers
@@ -74,6 +74,10 @@ def _written() -> Iterator[Any]:
 
 def _of_components() -> Iterator[Any]:
     """Yield a small run of every encoder, architecture, strategy, optimizer, stem, schedule and mixing."""
+    every = RunConfig.model_validate({"tasks": ["kind", "size"]}).model_dump(mode="json")
+    yield every | {
+        "training": every["training"] | {"epoch_length": None, **_SHORT}
+    }  # every setting, as it is by default
     registry = Registry.discover()
     for record in registry.usable("encoders"):
         yield _small(encoder=record.name)
