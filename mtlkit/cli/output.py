@@ -26,6 +26,7 @@ __all__ = ["Output", "Table", "command_output", "echo", "number", "printable"]
 # Control characters, those that turn the direction of what is written, and halves of characters. A terminal takes them
 # for commands, and what is printed may be a stranger's: a label, a key, the name of a file, what a plugin raised.
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_MOST = 100  # problems of one configuration that a person is told at once
 _STYLE = re.compile(r"\x1b\[(?:0|1|2|3[1-6])m")  # what click.style makes here
 
 
@@ -87,7 +88,9 @@ class Output:
             return
         problems = error.problems if isinstance(error, ConfigError) else ()
         heading = f"Error: {len(problems)} problems." if len(problems) > 1 else "Error:"
-        lines = [f"  {problem}" for problem in problems] if len(problems) > 1 else [str(error)]
+        lines = [f"  {problem}" for problem in problems[:_MOST]] if len(problems) > 1 else [str(error)]
+        if len(problems) > _MOST:
+            lines.append(f"  And {len(problems) - _MOST} more, which --json tells.")
         joint = "\n" if len(problems) > 1 else " "
         echo(click.style(heading, fg="red", bold=True) + joint + "\n".join(lines), err=True)
 

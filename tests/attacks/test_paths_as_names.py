@@ -59,3 +59,15 @@ def test_a_link_in_a_run_folder_is_not_followed(run, tmp_path, command, name):
         assert ended.code == 5
         assert "symbolic link" in ended.output
     assert outside.read_text(encoding="utf-8") == "{}"
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "elsewhere"])
+def test_a_run_folder_that_says_it_is_elsewhere_stays_where_it_is(run, tmp_path, command, name):
+    path = run / "config.yaml"
+    text = path.read_text(encoding="utf-8").replace("  name: run\n", f"  name: {name}\n", 1)
+    path.write_text(text.replace(f"  dir: {tmp_path}/runs", f"  dir: {tmp_path}/elsewhere"), encoding="utf-8")
+    ended = command("resume", run)
+    assert ended.code in {0, 2, 5}, ended.output
+    assert "Traceback" not in ended.output
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["output.txt", "run.yaml", "runs"]
+    assert [each.name for each in (tmp_path / "runs").iterdir()] == ["run"]

@@ -76,7 +76,9 @@ def test_a_thousand_tasks_of_one_class_are_looked_up_once(tmp_path, monkeypatch)
     monkeypatch.setattr(Registry, "load", lambda self, record: looked_up.append(record.name) or load(self, record))
     done = CliRunner().invoke(main, ["check", "run.yaml", "--plugin", str(TINY)])
     assert done.exit_code == 2
-    assert "Error: 1000 problems." in done.stderr
+    assert done.stderr.startswith("Error: 1000 problems.\n")
+    assert done.stderr.endswith("\n  And 900 more, which --json tells.\n")
+    assert len(done.stderr.splitlines()) == 102
     assert looked_up.count("kind") == 1
 
 
