@@ -102,8 +102,9 @@ RUNS: dict[str, dict[str, Any]] = {
         "tasks": [task("sky", "random"), task("heat", "columns", 50, 1)],
         "schedule": {"name": "cosine"},
     },
-    # A worker that imports everything anew takes seconds.
+    # A worker that imports everything anew, which takes seconds, and a plugin that keeps files of its own in the run.
     "moco": {
+        "hooks": ["herald", "tensorboard"],
         "tasks": [task("sky", "random"), task("heat")],
         "loading": {"workers": 1, "start": "spawn"},
         "schedule": {"name": "cosine"},
@@ -111,9 +112,19 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
+# For whatever component: its state is all that differs.
+ANY: dict[str, Any] = {
+    "tasks": [task("sky", chance=True), task("heat"), task("heat", "rows", 50, 1)],
+    "schedule": {"name": "cosine", "warmup": 0.2},
+}
+
+
 def configuration(name: str) -> dict[str, Any]:
-    """Return that of a run, which is called by its strategy."""
-    given = {"strategy": name, **RUNS[name]}
+    """Return that of a run, which is called by its strategy, or as in "architecture=mmoe"."""
+    section, _, component = name.rpartition("=")
+    given = {**ANY, section: component} if section else {"strategy": name, **RUNS[name]}
+    if section == "training.precision":
+        given = {**ANY, "training": {"precision": component}}
     parts = ("training", "evaluation", "checkpoints", "loading")
     return {**BASE, **given, **{part: {**BASE[part], **given.get(part, {})} for part in parts}}
 
@@ -166,7 +177,7 @@ class Forge:
     def start(
         self, folder: Path, strike: Strike = Strike(), *, log: Path | None = None, modules: Path | None = None
     ) -> Ended:
-        """Start the run of a folder, or go on with it, and return how it ended.
+        """Start the run of a folder, or go on with it in one way or the other, and return how it ended.
 
         Args:
             folder: The folder.
@@ -179,9 +190,12 @@ class Forge:
         environment = {"ACME_LOG": str(log)} if log else {}
         if strike.event:
             environment |= {"ACME_STRIKE_AT": str(strike.event), "ACME_STRIKE_BY": str(int(strike.signals[0]))}
+        arguments = ["train", "run.json", "--resume"]
+        if self.starts % 2 and (folder / "runs" / "run").exists():  # it is a run from when it is there
+            arguments = ["resume", "runs/run", "--plugin", str(PLUGIN)]
         request = {
             "folder": str(folder),
-            "arguments": ["train", "run.json", "--resume"],
+            "arguments": arguments,
             "output": str(output),
             "environment": environment,
             "after": strike.after,
@@ -273,7 +287,8 @@ def whole(prepare, monkeypatch):
 def left(folder: Path) -> dict[str, bytes]:
     """Return every file of a run but those of times, by its path in the run's folder, so that nothing else is there."""
     run = folder / "runs" / "run"
-    paths = {f"{path.relative_to(run)}{'/' * path.is_dir()}": path for path in sorted(run.rglob("*"))}
+    every = [path for path in sorted(run.rglob("*")) if not path.is_relative_to(run / "tensorboard")]
+    paths = {f"{path.relative_to(run)}{'/' * path.is_dir()}": path for path in every}
     del paths["lock.json"]  # which process had the run, and since when
     paths.pop("history.jsonl", None)  # when it went on
     times = [json.loads(line) for line in paths.pop("timings.jsonl").read_bytes().splitlines()]

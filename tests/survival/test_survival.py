@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mtlkit.builtins import BUILTINS
 from mtlkit.engine import checkpoint
 
 SOON_S = 10.0  # for a process to end at once, on a machine that has other things to do
@@ -24,6 +25,11 @@ CODES = {
     signal.SIGTERM: {143, -signal.SIGTERM},  # of the second a shell tells as 143
 }
 NAMES = ["fixed", "uncertainty", "gradnorm", "sdmgrad", "famo", "dwa", "excess-mtl", "auto-lambda"]
+# But the one that an encoder of this kind has nothing for.
+ARCHITECTURES = [
+    f"architecture={name}" for kind, name, _ in BUILTINS if kind == "architectures" and name != "task-embedding"
+]
+STRATEGIES = [f"strategy={name}" for kind, name, _ in BUILTINS if kind == "strategies"]
 
 
 @dataclass
@@ -141,6 +147,12 @@ def test_runs_that_are_stopped_often_end_as_if_they_never_were(check, name):
 @pytest.mark.parametrize("name", NAMES[:5])
 def test_a_second_signal_ends_a_run_at_once(check, name):
     assert check(name, 5, signal.SIGINT, signal.SIGTERM, twice=True).at_once
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["training.precision=float16", "encoder=tabular", *ARCHITECTURES, *STRATEGIES])
+def test_runs_of_every_component_that_are_killed_end_as_if_they_never_were(check, name):
+    assert check(name, 2, signal.SIGKILL).killed >= 2
 
 
 @pytest.mark.slow
