@@ -41,6 +41,8 @@ CONTRACTS = {
 EVENTS = [
     events.RunStarted,
     events.StepRecorded,
+    events.NonFiniteFound,
+    events.NonFinite,
     events.GradientsMeasured,
     events.EpochFinished,
     events.EvaluationFinished,

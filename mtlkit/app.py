@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,9 @@ class RunResult:
         steps: The steps taken.
         stop_signal: A signal that asked to stop when there was nothing left to stop.
         hook_failures: What went wrong in plugins that were told of the run.
+        skipped: How many of the steps moved no weight, for a gradient that overflowed in float16, or for values that
+            were NaN or infinite.
+        non_finite: In how many steps each task had values that were NaN or infinite; those that had any.
     """
 
     folder: Path
@@ -83,6 +86,8 @@ class RunResult:
     steps: int
     stop_signal: int | None = None
     hook_failures: Sequence[HookFailure] = ()
+    skipped: int = 0
+    non_finite: Mapping[str, int] = field(default_factory=dict)
 
 
 def build(config: Config, *, registry: Registry | None = None) -> Experiment:
@@ -155,7 +160,7 @@ def train(
         PluginError: If a plugin is missing or broken, or its code fails.
         DataError: If the rows do not fit one another or the tasks.
         CheckpointError: If the run cannot be gone on with.
-        NonFiniteError: If a loss is NaN or infinite.
+        NonFiniteError: If a value is NaN or infinite, and ``training.non_finite`` is to stop, or there were too many.
         StorageError: If the run folder cannot be written to.
         Stopped: If SIGINT or SIGTERM arrived; the run is saved.
     """
@@ -358,7 +363,9 @@ def _fit(
     with closing(experiment), run_settings(experiment), stop_on_signals() as stop, trying(resolved):
         results = fit(experiment, run, emit, stop)
     done = run.result or {}
-    return RunResult(run.path, results, done["best_step"], done["steps"], stop.signal_number, hooks.failures)
+    return RunResult(
+        run.path, results, done["best_step"], done["steps"], stop.signal_number, hooks.failures, **_setbacks(done)
+    )
 
 
 def finished(run: RunFolder) -> RunResult:
@@ -366,11 +373,23 @@ def finished(run: RunFolder) -> RunResult:
     done = run.result or {}
     try:
         results = {label: TaskResult.from_json(result) for label, result in done["test"].items()}
-        return RunResult(run.path, results, done["best_step"], done["steps"], hook_failures=read_failures(run))
+        return RunResult(
+            run.path,
+            results,
+            done["best_step"],
+            done["steps"],
+            hook_failures=read_failures(run),
+            **_setbacks(done),
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{run.path / 'done.json'} is not what a run writes: {error!r}. Remove it, and --resume makes it again."
         ) from error
+
+
+def _setbacks(done: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was skipped in a run; one of an earlier version does not say."""
+    return {"skipped": done.get("skipped", 0), "non_finite": done.get("non_finite", {"tasks": {}})["tasks"]}
 
 
 def _require_plugins_of(document: Document, registry: Registry) -> None:

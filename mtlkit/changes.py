@@ -2,7 +2,8 @@
 
 Most settings made the weights what they are: with another one it would be another run, and that is refused. Some decide
 no number of the run, such as how its rows are read. The rest may be another if the user says so by name: how long the
-run is, what is recorded of it, how many checkpoints stay, on what it computes.
+run is, what is recorded of it, how many checkpoints stay, on what it computes, and what is done where a value is NaN or
+infinite, which it may have been stopped by.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ BY_NAME = (
     "training.log_every",
     "training.device",
     "training.threads",
+    "training.non_finite",
+    "training.non_finite_limit",
     "diagnostics",
     "checkpoints.every",
     "checkpoints.keep",

@@ -221,6 +221,12 @@ class Training(Section):
     """Use deterministic algorithms only: the same run gives the same bits."""
     log_every: Positive = 10
     """Steps from one step record in metrics.jsonl to the next."""
+    non_finite: Literal["stop", "skip-task", "skip-step"] = "stop"
+    """What is done where a loss, a gradient or a weight of a task is NaN or infinite, which no weight of the model ever
+    is: `stop` saves the run as it was before the step, and ends it; `skip-task` takes the step without the task, as if
+    it had no labels in it; `skip-step` leaves the step out. It is told of, and counted, in metrics.jsonl."""
+    non_finite_limit: Annotated[int, Field(ge=1)] = 10
+    """How many steps in a row a task may be left out, or a step be; at one more the run ends as by `stop`."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

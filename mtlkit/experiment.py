@@ -123,6 +123,8 @@ class Plan:
         autocast: The dtype to compute in by autocast, or None.
         heads: Whether a head's gradient is weighted, or plain.
         log_every: Steps from one step record to the next.
+        non_finite: What is done where a value is NaN or infinite: ``stop`` the run, ``skip-task`` or ``skip-step``.
+        non_finite_limit: How many steps in a row may be skipped for that.
         evaluate_every: Steps from one evaluation to the next.
         evaluation_batch_size: Rows in a batch of evaluation.
         measure_every: Steps from one sample of how the tasks' gradients compare to the next, or None.
@@ -143,6 +145,8 @@ class Plan:
     autocast: torch.dtype | None = None
     heads: Literal["weighted", "plain"] = "weighted"
     log_every: int = 10
+    non_finite: Literal["stop", "skip-task", "skip-step"] = "stop"
+    non_finite_limit: int = 10
     evaluate_every: int
     evaluation_batch_size: int = 512
     measure_every: int | None = None
@@ -216,6 +220,11 @@ class Experiment:
     def weights(self) -> torch.Tensor:
         """The constant factors on the tasks' weights ``[T]``, in float64."""
         return torch.tensor([bound.weight for bound in self.tasks], dtype=torch.float64)
+
+    @cached_property
+    def learned(self) -> list[torch.nn.Parameter]:
+        """The parameters of the strategy, which are learned along with the model's."""
+        return list(self.strategy.parameters())
 
     @property
     def labels(self) -> list[str]:

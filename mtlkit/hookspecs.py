@@ -143,6 +143,10 @@ class RunHooks:
         """Hear what a step record holds: ``print(event.losses["wine"])``."""
 
     @hookspec
+    def mtlkit_non_finite_found(self, event: events.NonFiniteFound) -> None:
+        """Hear of values that were NaN or infinite, and what was done about them: ``print(*event.found)``."""
+
+    @hookspec
     def mtlkit_gradients_measured(self, event: events.GradientsMeasured) -> None:
         """Hear how the tasks' gradients compare, where ``diagnostics`` asks for it: ``print(event.conflicts)``."""
 

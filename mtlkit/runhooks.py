@@ -17,6 +17,7 @@ from mtlkit.engine.events import (
     EvaluationFinished,
     Event,
     GradientsMeasured,
+    NonFiniteFound,
     RunFinished,
     RunStarted,
     StepRecorded,
@@ -33,6 +34,7 @@ __all__ = ["HookFailure", "HookListener", "read_failures"]
 _HOOK_OF = {
     RunStarted: "mtlkit_run_started",
     StepRecorded: "mtlkit_step_recorded",
+    NonFiniteFound: "mtlkit_non_finite_found",
     GradientsMeasured: "mtlkit_gradients_measured",
     EpochFinished: "mtlkit_epoch_finished",
     EvaluationFinished: "mtlkit_evaluation_finished",

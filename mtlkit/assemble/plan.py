@@ -105,6 +105,8 @@ def plan_of(resolved: Resolved, tasks: Sequence[BoundTask], groups: Sequence[Sou
         autocast={"bfloat16": torch.bfloat16, "float16": torch.float16}.get(training.precision),
         heads=training.heads,
         log_every=training.log_every,
+        non_finite=training.non_finite,
+        non_finite_limit=training.non_finite_limit,
         evaluate_every=evaluation.every * steps_per_epoch,
         evaluation_batch_size=evaluation.batch_size,
         measure_every=config.diagnostics.every,

@@ -12,7 +12,7 @@ from mtlkit.cli.output import Output, Table, number, printable
 if TYPE_CHECKING:
     from mtlkit.app import RunResult
     from mtlkit.changes import Change
-    from mtlkit.engine.events import Event, Listener, TaskResult
+    from mtlkit.engine.events import Event, Listener, NonFiniteFound, TaskResult
 
 __all__ = ["results_table", "show_changes", "show_progress", "show_run"]
 
@@ -25,13 +25,14 @@ def show_progress(output: Output, title: str = "") -> Iterator[list[Listener]]:
     if output.quiet:
         yield []
         return
+    setbacks = _Setbacks(output)
     if not output.progress_console.is_terminal:
-        yield [lambda event: _plain_lines(output, event)]
+        yield [lambda event: _plain_lines(output, event, setbacks)]
         return
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from mtlkit.engine.events import EvaluationFinished, RunStarted, StepFinished
+    from mtlkit.engine.events import EvaluationFinished, NonFiniteFound, RunStarted, StepFinished
 
     columns = (
         TextColumn("{task.description}"),
@@ -51,6 +52,8 @@ def show_progress(output: Output, title: str = "") -> Iterator[list[Listener]]:
                     progress.console.print(f"[bold]{', '.join(event.labels)}[/] → {folder}")
             elif isinstance(event, StepFinished):
                 progress.update(bar, completed=event.step)
+            elif isinstance(event, NonFiniteFound):
+                setbacks.tell(event)
             elif isinstance(event, EvaluationFinished) and event.split == "validation" and not title:
                 mark = " [green]best[/]" if event.is_best else ""
                 progress.console.print(f"[dim]epoch {event.epoch:>4.3g}[/]  {escape(_headlines(event.results))}{mark}")
@@ -58,15 +61,43 @@ def show_progress(output: Output, title: str = "") -> Iterator[list[Listener]]:
         yield [listen]
 
 
-def _plain_lines(output: Output, event: Event) -> None:
-    from mtlkit.engine.events import EvaluationFinished, RunStarted
+def _plain_lines(output: Output, event: Event, setbacks: _Setbacks) -> None:
+    from mtlkit.engine.events import EvaluationFinished, NonFiniteFound, RunStarted
 
     if isinstance(event, RunStarted):
         start = f"step {event.step}" if event.step else "the beginning"
         output.remark(f"Training {', '.join(event.labels)} from {start} to step {event.steps} in {event.folder}")
+    elif isinstance(event, NonFiniteFound):
+        setbacks.tell(event)
     elif isinstance(event, EvaluationFinished) and event.split == "validation":
         best = "  best" if event.is_best else ""
         output.remark(f"epoch {event.epoch:>4.3g}  step {event.step:>6}  {_headlines(event.results)}{best}")
+
+
+class _Setbacks:
+    """Tells of the first steps that were skipped in part or whole, for values that were NaN or infinite.
+
+    Args:
+        output: Where.
+    """
+
+    MOST = 10
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.told = 0
+
+    def tell(self, event: NonFiniteFound) -> None:
+        """Tell of one, if it is among the first; what ends the run is told of as its error."""
+        if event.action == "stop" or self.told == self.MOST:
+            return
+        self.told += 1
+        what = {"skip-task": "left out", "skip-step": "the step was skipped"}.get(
+            event.action, "not told to the strategy"
+        )
+        self.output.remark(f"step {event.step}: non-finite {'; '.join(map(str, event.found))}: {what}")
+        if self.told == self.MOST:
+            self.output.remark("Further such steps are in metrics.jsonl.")
 
 
 def _headlines(results: Mapping[str, TaskResult]) -> str:
@@ -97,11 +128,17 @@ def show_run(output: Output, run: RunResult) -> None:
             "steps": run.steps,
             "best_step": run.best_step,
             "test": {label: vars(result) for label, result in run.results.items()},
+            "skipped": run.skipped,
+            "non_finite": dict(run.non_finite),
             "hook_failures": [vars(failure) for failure in run.hook_failures],
         },
         results_table(run.results, f"Test split, weights of step {run.best_step} of {run.steps}"),
         f"The run is in {run.folder}",
     )
+    if run.skipped:
+        output.remark(f"{run.skipped} of the {run.steps} steps were skipped.")
+    for label, steps in run.non_finite.items():
+        output.remark(f"The task '{label}' had values that were NaN or infinite in {steps} of the steps.")
     for failure in run.hook_failures:
         output.remark(f"The plugin {failure.plugin} failed in its hook {failure.hook}: {failure.error}")
 

@@ -195,6 +195,10 @@ class FetchedStream(Stream):
         """Return the position."""
         return {"position": self.position}
 
+    def rows_at(self, state: Mapping[str, Any]) -> Tensor:
+        """Return the indices of the rows of the batch drawn from a state on."""
+        return self.order.rows(int(state["position"]), self.batch_size)
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go to a position."""
         position = int(state["position"])

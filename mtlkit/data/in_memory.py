@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from mtlkit.data.gathered import Gathered
 from mtlkit.data.order import Order
 from mtlkit.data.stream import Stream
@@ -45,6 +47,10 @@ class InMemoryStream(Stream):
     def state(self) -> dict[str, Any]:
         """Return the position."""
         return {"position": self.position}
+
+    def rows_at(self, state: Mapping[str, Any]) -> Tensor:
+        """Return the indices of the rows of the batch drawn from a state on."""
+        return self.order.rows(int(state["position"]), self.batch_size)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go to a position."""

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from mtlkit.task import Split
 
 __all__ = ["Stream"]
@@ -47,6 +49,10 @@ class Stream(ABC):
         Raises:
             KeyError, TypeError, ValueError: If it is no state of such a stream.
         """
+
+    def rows_at(self, state: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002 - for others
+        """Return which rows of the split make the batch drawn from a state on, by index; None where it is not known."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - most streams hold nothing else
         """Let go of what the stream holds beside memory, such as processes that load for it.

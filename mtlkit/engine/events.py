@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 __all__ = [
     "CheckpointWritten",
@@ -15,6 +15,8 @@ __all__ = [
     "Event",
     "GradientsMeasured",
     "Listener",
+    "NonFinite",
+    "NonFiniteFound",
     "RunFinished",
     "RunStarted",
     "StepFinished",
@@ -75,7 +77,11 @@ class StepRecorded:
         gradient_norms: The norms of the unweighted gradients; empty where the strategy does not measure them.
         rows: How many rows with a label each task saw in this step; 0 for one that was absent.
         total_rows: How many since the run began.
-        skipped: How many steps were skipped since then, for gradients that overflowed in float16.
+        skipped: How many steps were skipped since then: no weight moved, for a gradient that overflowed in float16, or
+            for values that were NaN or infinite.
+        non_finite_steps: In how many steps since then a value was NaN or infinite, whether they were skipped or taken
+            without the task.
+        non_finite: In how many steps since then each task had such a value.
     """
 
     step: int
@@ -87,6 +93,79 @@ class StepRecorded:
     rows: Mapping[str, int]
     total_rows: Mapping[str, int]
     skipped: int = 0
+    non_finite_steps: int = 0
+    non_finite: Mapping[str, int] = field(default_factory=dict)
+
+
+Action = Literal["stop", "skip-task", "skip-step", "go-on"]
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """A value that was NaN or infinite.
+
+    Attributes:
+        what: Which: ``loss``, ``gradient``, ``weight``, ``held-out loss``, ``slope`` (of a trial step), ``penalty`` (of
+            the architecture), ``loss after the step``, or ``weights`` (of the model).
+        task: The label of the task whose it is; None where it is no single task's.
+        number: Which pass of the step it was in, from 0; None where it is of all together.
+        value: What it was: ``nan``, ``inf`` or ``-inf``; empty where it is many values, or unknown.
+        cause: Where in the computation the first such values are: in the ``inputs``, the ``features``, the ``output``
+            of the head, the ``target``, or the ``loss`` itself; empty where that is not known.
+        rows: In which rows of the batch, the first hundred; empty where that is not known, or it is in every row.
+        split_rows: Which rows of the training split these are; None where that is not known.
+    """
+
+    what: str
+    task: str | None = None
+    number: int | None = None
+    value: str = ""
+    cause: str = ""
+    rows: Sequence[int] = ()
+    split_rows: Sequence[int] | None = None
+
+    def __str__(self) -> str:
+        """Tell of it, as a sentence goes on from "Non-finite"."""
+        told = self.what
+        if self.task is not None:
+            told += f" of '{self.task}'"
+        if self.value:
+            told += f" ({self.value})"
+        if self.rows:
+            told += f" in {_numbered(self.rows)} of the batch"
+        if self.split_rows:
+            told += f" ({_numbered(self.split_rows)} of the training split)"
+        return told + _CAUSES.get(self.cause, "")
+
+
+_CAUSES = {
+    "inputs": ", from the inputs on",
+    "features": ", from the features on",
+    "output": ", from the output of the head on",
+    "target": ", from the target on",
+}
+
+
+def _numbered(rows: Sequence[int]) -> str:
+    shown = ", ".join(map(str, rows[:5]))
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{', ...' if len(rows) > 5 else ''}"  # noqa: PLR2004
+
+
+@dataclass(frozen=True)
+class NonFiniteFound:
+    """Values that were NaN or infinite were found in a step, before they came to any weight.
+
+    Attributes:
+        step: The step, from 1.
+        action: What was done: the run was stopped (``stop``), the tasks were left out of the step (``skip-task``), the
+            step was left out (``skip-step``), or, of a loss after the step, the strategy was not told of it
+            (``go-on``).
+        found: The values.
+    """
+
+    step: int
+    action: Action
+    found: Sequence[NonFinite]
 
 
 @dataclass(frozen=True)
@@ -148,6 +227,7 @@ Event = (
     RunStarted
     | StepFinished
     | StepRecorded
+    | NonFiniteFound
     | GradientsMeasured
     | EpochFinished
     | EvaluationFinished

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -121,20 +122,31 @@ class StepBatch(NamedTuple):
         return torch.stack([found[task] for task in self.tasks])
 
 
-def forward_all(experiment: Experiment, batches: Sequence[Split | None], *, exact: bool = False) -> StepBatch:
+def forward_all(
+    experiment: Experiment,
+    batches: Sequence[Split | None],
+    *,
+    exact: bool = False,
+    without: AbstractSet[int] = frozenset(),
+) -> StepBatch:
     """Run a batch of each source through the model.
 
     Args:
         experiment: The model and the tasks.
         batches: The training rows of each source; None for one that was not drawn.
         exact: As for :func:`forward`.
+        without: As for :func:`forward`.
 
     Raises:
         PluginError: As :func:`forward`.
     """
     single: list[TaskBatch] = []
     banks: list[BankBatch] = []
-    drawn = [(group, batch) for group, batch in zip(experiment.groups, batches, strict=True) if batch is not None]
+    drawn = [
+        (group, batch)
+        for group, batch in zip(experiment.groups, batches, strict=True)
+        if batch is not None and not (without and without >= set(group.tasks))
+    ]
     joined = None
     if len(drawn) > 1 and experiment.joins_batches:
         with _precision(experiment, exact=exact):
@@ -142,6 +154,11 @@ def forward_all(experiment: Experiment, batches: Sequence[Split | None], *, exac
     for number, (group, batch) in enumerate(drawn):
         with _precision(experiment, exact=exact):
             features = _encode(experiment, group, batch) if joined is None else joined[number]
+            if without and not without.isdisjoint(group.tasks):  # in a bank, what is left out would still be computed
+                chosen = [(task, z) for task, z in zip(group.tasks, features, strict=True) if task not in without]
+                tasks, given = [task for task, _ in chosen], [z for _, z in chosen]
+                single += _single(experiment, tasks, given, batch, complete=group.complete)
+                continue
             banks += [_banked(experiment, group, bank, features[0], batch) for bank in group.banks]
             if group.banks:  # then all tasks have the same features
                 features = features[: len(group.alone)]
@@ -149,7 +166,9 @@ def forward_all(experiment: Experiment, batches: Sequence[Split | None], *, exac
     return StepBatch(sorted(single, key=lambda each: each.task), [bank for bank in banks if bank.tasks])
 
 
-def present(experiment: Experiment, batches: Sequence[Split | None]) -> list[int]:
+def present(
+    experiment: Experiment, batches: Sequence[Split | None], *, without: AbstractSet[int] = frozenset()
+) -> list[int]:
     """Return the tasks that have labels in a batch of each source: those that :func:`forward_all` has losses of."""
     tasks: list[int] = []
     for group, batch in zip(experiment.groups, batches, strict=True):
@@ -157,13 +176,21 @@ def present(experiment: Experiment, batches: Sequence[Split | None]) -> list[int
             continue
         for index in group.tasks:
             task = experiment.tasks[index].task
+            if index in without:
+                continue
             if group.complete or task.labelled(batch.targets[task.target]).any():
                 tasks.append(index)
     return sorted(tasks)
 
 
 def forward(
-    experiment: Experiment, group: SourceGroup, batch: Split, *, complete: bool, exact: bool = False
+    experiment: Experiment,
+    group: SourceGroup,
+    batch: Split,
+    *,
+    complete: bool,
+    exact: bool = False,
+    without: AbstractSet[int] = frozenset(),
 ) -> list[TaskBatch]:
     """Run one batch through the encoder once, and through the head and loss of each task that has labels in it.
 
@@ -173,13 +200,19 @@ def forward(
         batch: The rows.
         complete: Whether every row is known to have a label for every task, so that none need be looked for.
         exact: Whether to compute in the model's own dtype, where the run has autocast.
+        without: The indices of tasks that are left out, as if they had no labels; the rows are not even encoded where
+            all of them are.
 
     Raises:
         PluginError: If the encoder, a head or a loss fails, or a loss is no scalar.
     """
+    wanted = [task for task in group.tasks if task not in without]
+    if not wanted:
+        return []
     with _precision(experiment, exact=exact):
         features = _encode(experiment, group, batch)
-        return _single(experiment, group.tasks, features, batch, complete=complete)
+        given = [z for task, z in zip(group.tasks, features, strict=True) if task not in without]
+        return _single(experiment, wanted, given, batch, complete=complete)
 
 
 def wide(output: Tensor) -> Tensor:

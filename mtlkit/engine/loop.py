@@ -8,6 +8,7 @@ from typing import Any
 
 from mtlkit.data.generators import generator_states, restore_generators
 from mtlkit.engine import checkpoint
+from mtlkit.engine.diagnosis import require_finite_weights
 from mtlkit.engine.evaluate import evaluate
 from mtlkit.engine.events import (
     CheckpointWritten,
@@ -15,17 +16,21 @@ from mtlkit.engine.events import (
     EvaluationFinished,
     GradientsMeasured,
     Listener,
+    NonFinite,
+    NonFiniteFound,
     RunFinished,
     RunStarted,
     StepFinished,
     StepRecorded,
     TaskResult,
 )
+from mtlkit.engine.giving_up import give_up, report
+from mtlkit.engine.guard import Guard, Refused
 from mtlkit.engine.progress import Progress
 from mtlkit.engine.run import RunFolder, Saved
-from mtlkit.engine.step import Pass, begin_step, forward_backward, observe, take_step
+from mtlkit.engine.step import Pass, begin_step
 from mtlkit.engine.stopping import BrokenOff, StopRequest
-from mtlkit.errors import Stopped
+from mtlkit.errors import NonFiniteError, Stopped
 from mtlkit.experiment import Experiment
 
 __all__ = ["fit"]
@@ -36,7 +41,7 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
 
     Raises:
         Stopped: If `stop` was requested; the step was finished and the run saved.
-        NonFiniteError: If a loss is NaN or infinite.
+        NonFiniteError: If a value is NaN or infinite, and the policy of the run is to stop, or there were too many.
     """
     plan = experiment.plan
     run.clear()
@@ -54,21 +59,23 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
 def _train(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener, stop: StopRequest) -> None:
     """Take the steps that are left of the plan."""
     plan, model = experiment.plan, experiment.model
+    guard = Guard(experiment, progress.tally)
     model.train()
     experiment.strategy.train()
     if progress.evaluation_is_due:
-        _conclude(experiment, run, progress, emit, stop)
+        _conclude(experiment, run, progress, guard, emit, stop)
     while progress.step < plan.steps:
         started = time.perf_counter()
         rate = begin_step(experiment, progress.step)
-        each = [forward_backward(experiment, progress.step, number) for number in range(plan.accumulate)]
-        passes = [one for one in each if one is not None]
-        if passes:  # in a step that no task takes part in, nothing moves: weights, momenta, what a strategy knows
-            is_taken = take_step(experiment, progress.step)
-            progress.skipped += not is_taken
-            if is_taken and experiment.strategy.watches_step:
-                observe(experiment, passes[-1].batches)
+        try:
+            outcome = guard.take(progress.step)
+        except Refused as refused:
+            raise give_up(experiment, run, progress, guard, refused, emit) from refused.error
         progress.step += 1
+        passes = outcome.passes
+        progress.skipped += outcome.is_skipped
+        if outcome.found:
+            report(run, NonFiniteFound(progress.step, outcome.action, outcome.found), emit)
         rows = _count_rows(experiment, passes, progress)
         emit(StepFinished(progress.step))
         if progress.step % plan.log_every == 0 or progress.step == plan.steps:
@@ -84,21 +91,27 @@ def _train(experiment: Experiment, run: RunFolder, progress: Progress, emit: Lis
             experiment.strategy.end_epoch()
             emit(EpochFinished(progress.step, progress.step // plan.steps_per_epoch))
         progress.evaluation_is_due = progress.step % plan.evaluate_every == 0 or progress.step == plan.steps
-        _conclude(experiment, run, progress, emit, stop)
+        _conclude(experiment, run, progress, guard, emit, stop)
 
 
-def _conclude(experiment: Experiment, run: RunFolder, progress: Progress, emit: Listener, stop: StopRequest) -> None:
+def _conclude(
+    experiment: Experiment, run: RunFolder, progress: Progress, guard: Guard, emit: Listener, stop: StopRequest
+) -> None:
     """Evaluate the weights of a step and save the run, as far as that is due.
 
     Raises:
         Stopped: If `stop` was requested: what was not evaluated by then is when the run goes on.
+        NonFiniteError: If weights are not finite that are to be evaluated or saved.
     """
     plan = experiment.plan
+    if progress.evaluation_is_due:
+        _require_finite(experiment, run, progress, guard, emit)
     is_best = progress.evaluation_is_due and _evaluate(experiment, run, progress, emit, stop)
     stopping = bool(stop)  # asked once, or a signal between two questions would go unsaved
     is_last = progress.step == plan.steps or stopping
     saving = progress.step % plan.checkpoint_every == 0 or is_last
     if saving or is_best:
+        _require_finite(experiment, run, progress, guard, emit)
         state = progress.state(experiment, run) if saving else None
         behind = plan.background and not is_last  # the last one is waited for, and needs no copy
         run.save(progress.step, experiment.model, state, keep=plan.keep, is_best=is_best, background=behind)
@@ -117,6 +130,15 @@ def _tell(written: Sequence[Saved], emit: Listener) -> None:
     for saved in written:
         if saved.folder is not None:
             emit(CheckpointWritten(saved.step, saved.folder))
+
+
+def _require_finite(experiment: Experiment, run: RunFolder, progress: Progress, guard: Guard, emit: Listener) -> None:
+    """Refuse to save or to evaluate weights that are not finite, such as those that a step has moved beyond float32."""
+    try:
+        require_finite_weights(experiment)
+    except NonFiniteError as error:
+        refused = Refused(error, [NonFinite("weights")], has_moved=True)
+        raise give_up(experiment, run, progress, guard, refused, emit) from None
 
 
 def _count_rows(experiment: Experiment, passes: list[Pass], progress: Progress) -> dict[str, int]:
@@ -149,7 +171,7 @@ def _record(
     weights: dict[int, list[float]] = {}
     weighted: dict[int, list[float]] = {}
     norms: dict[int, list[float]] = {}
-    for tasks, _, measured, _ in passes:
+    for tasks, _, measured, *_ in passes:
         for task, loss, weight in zip(tasks, measured.losses.tolist(), measured.weights.tolist(), strict=True):
             losses.setdefault(task, []).append(loss)
             weights.setdefault(task, []).append(weight)
@@ -167,6 +189,8 @@ def _record(
         rows=rows,
         total_rows=progress.rows,
         skipped=progress.skipped,
+        non_finite_steps=progress.tally.steps,
+        non_finite={label: progress.tally.tasks.get(label, 0) for label in experiment.labels},
     )
 
 
@@ -219,7 +243,9 @@ def _test(
         raise _stopped(experiment, run, progress, stop) from None
     _report(experiment, run, progress.best_step, "test", results, emit, is_best=True)
     plain: dict[str, Any] = {label: vars(result) for label, result in results.items()}
-    run.finish({"steps": progress.step, "best_step": progress.best_step, "test": plain})
+    non_finite = {"steps": progress.tally.steps, "tasks": progress.tally.tasks}
+    done = {"steps": progress.step, "best_step": progress.best_step, "skipped": progress.skipped}
+    run.finish(done | {"non_finite": non_finite, "test": plain})
     emit(RunFinished(run.path, progress.best_step, results))
     return results
 

@@ -17,6 +17,7 @@ from mtlkit.engine import checkpoint
 from mtlkit.engine.events import TaskResult
 from mtlkit.engine.optimizer_state import restore_optimizer
 from mtlkit.engine.run import RunFolder
+from mtlkit.engine.tally import Tally
 from mtlkit.errors import CheckpointError, MtlkitError
 from mtlkit.experiment import Experiment
 
@@ -33,8 +34,10 @@ class Progress:
         best_score: Their score; lower is better.
         first_losses: Each task's loss at the first evaluation, which later ones are relative to.
         rows: How many rows with a label each task saw.
-        skipped: Steps that were skipped, for gradients that overflowed in float16.
+        skipped: Steps that were skipped, for a gradient that overflowed in float16, or for values that were NaN or
+            infinite.
         evaluation_is_due: Whether the last step is still to be evaluated, since a signal came before that was done.
+        tally: How often values were NaN or infinite.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, revalidate_instances="always")
@@ -46,6 +49,7 @@ class Progress:
     rows: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
     evaluation_is_due: bool = False
+    tally: Tally = field(default_factory=Tally)
 
     @classmethod
     def restore(cls, experiment: Experiment, run: RunFolder) -> Progress:
@@ -126,11 +130,16 @@ def _checked(saved: Mapping[str, Any], experiment: Experiment) -> Progress:
     Raises:
         TypeError, ValueError: If it is none, or not one of this run.
     """
-    progress = Progress(**saved)
+    given = dict(saved)
+    tally = Tally(**given.pop("tally", {}))  # of which a checkpoint of an earlier version has none
+    progress = Progress(**given, tally=tally)
     TypeAdapter(Progress).validate_python(progress)
     if not 0 <= progress.best_step <= progress.step <= experiment.plan.steps:
         raise ValueError(f"it is at step {progress.step}, and the best was {progress.best_step}")
     for each in (progress.first_losses, progress.rows):
         if each and each.keys() != set(experiment.labels):
             raise ValueError(f"its tasks are {', '.join(each):.200}")
+    for counts in (tally.tasks, tally.in_a_row):
+        if not counts.keys() <= set(experiment.labels):
+            raise ValueError(f"its tasks are {', '.join(counts):.200}")
     return progress

@@ -16,6 +16,8 @@ from mtlkit.engine.events import (
     EvaluationFinished,
     Event,
     GradientsMeasured,
+    NonFinite,
+    NonFiniteFound,
     RunFinished,
     RunStarted,
     StepRecorded,
@@ -92,6 +94,8 @@ def sample_run(folder: Path) -> Iterator[tuple[str, Event]]:
         norms = each if epoch == 1 else {}
         rows, total = {"one": 8, "other": 8 if epoch == 1 else 0}, {"one": 8 * step, "other": 16}
         yield "mtlkit_step_recorded", StepRecorded(step, 1e-3, losses, losses, losses, norms, rows, total)
+        spoilt = [NonFinite("loss", "one", 0, "nan", "inputs", [3], [12]), NonFinite("gradient")]
+        yield "mtlkit_non_finite_found", NonFiniteFound(step, "skip-task" if epoch == 1 else "skip-step", spoilt)
         cosines = {"one": {"other": -0.5}} if epoch == 1 else {}
         yield "mtlkit_gradients_measured", GradientsMeasured(step, "features", each, cosines, 1.0 if cosines else None)
         yield "mtlkit_epoch_finished", EpochFinished(step, epoch)

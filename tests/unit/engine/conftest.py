@@ -161,9 +161,10 @@ def fixture_configure(tmp_path):
 def fixture_train(configure, registry_with):
     """Return a function that trains a run of :func:`configure` with a registry of :func:`registry_with`."""
 
-    def train(*, tasks_given=None, resume=False, listeners=(), **settings):
+    def train(*, tasks_given=None, resume=False, allow=(), listeners=(), **settings):
         registry = registry_with(**(tasks_given or {}))
-        return mtlkit.train(configure(**settings), resume=resume, listeners=listeners, registry=registry)
+        config = configure(**settings)
+        return mtlkit.train(config, resume=resume, allow=allow, listeners=listeners, registry=registry)
 
     return train
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mtlkit
-from mtlkit.engine.outlook import outlook
+from mtlkit.engine.outlook import draw_held_out, outlook
 
 SHARED = ["side", "distance"]
 APART = ["side", {"name": "distance", "options": {"rows": 50, "seed": 2}}]
@@ -54,7 +54,9 @@ class TestTheRows:
     def test_are_not_drawn_for_a_strategy_that_does_not_look_ahead(self, built, tasks):
         experiment = built(tasks=tasks, strategy="gradnorm", training=FEW)
         assert [group.held_out for group in experiment.groups] == [None] * len(experiment.groups)
-        assert outlook(experiment, [group.stream.next() for group in experiment.groups]) is None
+        assert (
+            outlook(experiment, [group.stream.next() for group in experiment.groups], draw_held_out(experiment)) is None
+        )
 
 
 @pytest.mark.parametrize("tasks", [SHARED, APART], ids=["shared", "apart"])
@@ -78,7 +80,7 @@ def test_looking_ahead_changes_nothing_but_the_weights(train, weights, records, 
 class TestTheSlopes:
     def slopes(self, experiment, **streams):
         batches = [group.stream.next() for group in experiment.groups]
-        return outlook(experiment, batches), batches
+        return outlook(experiment, batches, draw_held_out(experiment)), batches
 
     @pytest.mark.parametrize("tasks", [SHARED, APART], ids=["shared", "apart"])
     def test_are_products_of_gradients_where_the_step_is_short(self, built, tasks):
@@ -115,7 +117,7 @@ class TestTheSlopes:
         for _ in range(12):
             batches = [group.stream.next() for group in experiment.groups]
             has_side = int(batches[0].targets["side"]) >= 0
-            measured = outlook(experiment, batches)
+            measured = outlook(experiment, batches, draw_held_out(experiment))
             assert measured.tasks.tolist() == [0 if has_side else 1]
             shapes.add(tuple(measured.slopes.shape))
         assert shapes == {(1, 1)}
@@ -150,7 +152,7 @@ def test_the_weights_are_what_the_outlook_says(train, records, built):
     strategy = {"name": "auto-lambda", "optimizer": "sgd", "lr": 0.5}
     twin = built(strategy=strategy, training=FEW)
     twin.model.train()
-    measured = outlook(twin, [group.stream.next() for group in twin.groups])
+    measured = outlook(twin, [group.stream.next() for group in twin.groups], draw_held_out(twin))
     step, *_ = records(train(strategy=strategy, training=FEW).folder, "step")
     expected = (0.1 - 0.5 * measured.slopes.sum(0)).tolist()
     assert list(step["weights"].values()) == pytest.approx(expected, rel=1e-12)

@@ -97,6 +97,8 @@ class TestRecords:
                     "rows",
                     "total_rows",
                     "skipped",
+                    "non_finite_steps",
+                    "non_finite",
                 }
             else:
                 assert set(record) == {"event", "step", "epoch", "split", "tasks"}
