@@ -6,6 +6,7 @@ writes ``GradNorm(3, alpha=1.0)`` and the one who writes ``strategy: {name: grad
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 from collections.abc import Mapping
@@ -71,8 +72,14 @@ def signature_of(component: type, *, all_options: bool = False, leave_out: Abstr
     Raises:
         PluginError: If the signature cannot be a schema.
     """
+    known: Any = component  # which mypy would not take for something that can be hashed
+    return _derived(known, all_options, frozenset(leave_out))
+
+
+@functools.lru_cache(maxsize=256)  # pydantic takes milliseconds for each, and a hundred tasks may be of one class
+def _derived(component: Any, all_options: bool, leave_out: frozenset[str]) -> Signature:  # noqa: FBT001 - as it is cached
     name = f"{component.__module__}.{component.__qualname__}"
-    constructor: Any = vars(component).get("__init__") or component.__init__  # type: ignore[misc]
+    constructor: Any = vars(component).get("__init__") or component.__init__
     try:
         parameters = list(inspect.signature(constructor).parameters.values())[1:]
         hints = get_type_hints(constructor, include_extras=True)

@@ -9,7 +9,7 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["mutated_data", "mutated_text", "mutated_words"]
+__all__ = ["extremes", "mutated_data", "mutated_text", "mutated_words"]
 
 NUMBERS = [
     *(0, 1, 2, 3, 7, 16, 64, 1000, 10**4, 10**6, 10**9, 10**12, 10**15, 10**18, 10**30, 10**400),
@@ -18,6 +18,7 @@ NUMBERS = [
     *(0.0, -0.0, 0.5, 1.0, 1.5, -0.5, 1e-3, 1e-30, 5e-324, 1e30, 1e300, 1.7976931348623157e308),
     *(float("nan"), float("inf"), -float("inf")),
 ]
+EXTREMES = [10**6, 10**9, 10**12, 10**18, 2**63, 10**400, -1, 0, 1e-300, 1e300, 0.5]
 TEXTS = [
     *("", " ", "a", "name", "null", "true", "no", "010", "1:30", "1e-3", "~", "<<", "=", ".", "..", "../..", "a/b"),
     *("a\\b", "os.system", "os:system", "builtins:exec", "mtlkit:", ":mlp", "mtlkit:mlp:x", "tiny_tasks:kind"),
@@ -55,6 +56,26 @@ def mutated_data(chance: random.Random, data: Any, others: Sequence[Any], settin
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
         data = _mutated_once(chance, data, others, settings)
     return data
+
+
+def extremes(seeds: Sequence[Any]) -> Iterator[Any]:
+    """Yield configurations in which one number, of those that the seeds have, is much too large, or odd.
+
+    A number is known by its path and the component that it is of, and tried once.
+    """
+    seen = set()
+    for data in seeds:
+        for path in _paths(data):
+            value = _at(data, path)
+            if not isinstance(value, int | float | None) or isinstance(value, bool) or len(path) < 2:
+                continue
+            section = _at(data, path[:1])
+            key = (path, section.get("name") if isinstance(section, dict) else None)
+            if key not in seen:
+                seen.add(key)
+                yield from (_put(data, path, extreme) for extreme in EXTREMES)
+                if isinstance(path[-1], int):
+                    yield _put(data, path[:-1], [value] * 3000)
 
 
 def mutated_text(chance: random.Random, text: str) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from children import failures
 from click.testing import CliRunner
-from mutation import mutated_data, mutated_text
+from mutation import extremes, mutated_data, mutated_text
 from seeds import TINY, configurations, settings
 
 import mtlkit.app
@@ -114,6 +114,21 @@ def check(cases: range, seed: int, known) -> None:
 @pytest.mark.parametrize("quarter", range(4))
 def test_mutated_configurations(seed, known, quarter):
     check(range(quarter * FAST // 4, (quarter + 1) * FAST // 4), seed, known)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tenth", range(10))
+def test_every_number_at_its_extremes(known, tenth):
+    tried = list(extremes(known[0]))
+    words = ["check", "case.yaml", "--json", "--plugin", str(TINY)]
+
+    def run(case: int) -> str:
+        raw = yamlfile.dump(tried[case]).encode()
+        wrong = wrong_with(raw, words)
+        return wrong and f"{wrong}\n--- case.yaml: {raw!r}"
+
+    found = [f"number {each.case}: {each.what}" for each in failures(range(tenth, len(tried), 10), run)]
+    assert not found, "\n\n".join(found)
 
 
 @pytest.mark.slow
