@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import resource
 import select
@@ -25,7 +26,8 @@ from typing import Any
 
 __all__ = ["Failure", "failures"]
 
-SECONDS = 60  # for one case, on a machine that has other things to do
+SECONDS = 30  # of computing for one case
+PATIENCE = 300  # seconds that one may take in all, on a machine that has other things to do
 GIGABYTES = 3  # above what the process has already
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -75,20 +77,22 @@ def failures(cases: Iterable[int], run: Callable[[int], str], *, may_start: bool
                 if verdict:
                     yield Failure(rest[done - 1], verdict)
         except TimeoutError:
-            told = f"took more than {SECONDS} s"
+            told = f"took more than {PATIENCE} s"
             os.kill(child, signal.SIGKILL)
         finally:
             os.close(reader)
             _, status = os.waitpid(child, 0)
         if done < len(rest):
-            yield Failure(rest[done], told or f"ended the process with status {os.waitstatus_to_exitcode(status)}")
+            code = os.waitstatus_to_exitcode(status)
+            ended = f"computed for more than {SECONDS} s" if code == -signal.SIGXCPU else f"ended with status {code}"
+            yield Failure(rest[done], told or ended)
             done += 1
         rest = rest[done:]
 
 
 def _lines(reader: int) -> Iterator[str]:
     """Yield what a child says of each case, as soon as it does."""
-    buffer, deadline = b"", time.monotonic() + SECONDS
+    buffer, deadline = b"", time.monotonic() + PATIENCE
     while True:
         ready, _, _ = select.select([reader], [], [], max(0, deadline - time.monotonic()))
         if not ready:
@@ -99,7 +103,7 @@ def _lines(reader: int) -> Iterator[str]:
         buffer += chunk
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
-            deadline = time.monotonic() + SECONDS
+            deadline = time.monotonic() + PATIENCE
             yield json.loads(line)
 
 
@@ -133,6 +137,9 @@ def _run_one(case: int, run: Callable[[int], str], folder: Path, watch: _Watch) 
     work.mkdir(parents=True)
     os.chdir(work)
     watch.seen.clear()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = math.ceil(used.ru_utime + used.ru_stime) + SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))  # beyond which SIGXCPU ends the process
     watch.is_on = True
     try:
         verdict = run(case)
