@@ -232,17 +232,17 @@ def evaluate(
     if split not in SPLITS:
         raise ConfigError(Problem(f"Unknown split '{split}'", remedy=closest(split, SPLITS)))
     run = RunFolder.open(Path(folder))
-    checkpoint.recover(run.best)
-    if not run.best.exists():
+    best = checkpoint.standing(run.best)
+    if not best.exists():
         raise CheckpointError(f"The run {folder} has no weights to evaluate yet; it has not been evaluated once.")
-    step = checkpoint.verify(run.best)
+    step = checkpoint.verify(best)
     registry = registry or Registry.discover()
     require_plugins(run, registry)
     resolved = resolve(_own_document(run), registry)
     for difference in differences(run, resolved.registry):
         warnings.warn(f"The results may not be those of the run: {difference}.", stacklevel=2)
     experiment = build_resolved(resolved)  # the run's own weights follow, so none that it began with are read
-    checkpoint.load_weights(run.best, experiment.model)
+    checkpoint.load_weights(best, experiment.model)
     with closing(experiment), run_settings(experiment):
         return step, evaluate_split(experiment, split)
 

@@ -69,8 +69,9 @@ class Use:
     @classmethod
     def of_this_process(cls) -> Self:
         """Return the use that begins now."""
-        program = [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else [sys.executable]
-        return cls(os.getpid(), socket.gethostname(), _now(), single_line(shlex.join(program)))
+        program, *arguments = sys.argv or [sys.executable]
+        path = Path(program).parent if Path(program).name == "__main__.py" else Path(program)  # python -m mtlkit
+        return cls(os.getpid(), socket.gethostname(), _now(), single_line(shlex.join([path.name, *arguments])))
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}: {self.command}"

@@ -73,7 +73,7 @@ def _of_folder(resolved: Resolved, path: Path) -> Pretrained:
     """Read a run's best weights, or those of one checkpoint."""
     folder = path if (path / "manifest.json").is_file() else RunFolder.open(path).best
     if folder != path:
-        checkpoint.recover(folder)
+        folder = checkpoint.standing(folder)
         if not folder.is_dir():
             what = f"The run {path} has no best weights yet; it has not been evaluated once"
             raise resolved.problem(what, _PATH, "Let it finish, or name one of its checkpoints.")

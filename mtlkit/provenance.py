@@ -64,6 +64,7 @@ def environment(resolved: Resolved, experiment: Experiment, start: Pretrained | 
         **_machine(experiment),
         "interop_threads": torch.get_num_interop_threads(),
         **({"pretrained": start.to_dict()} if start else {}),
+        "steps_per_epoch": experiment.plan.steps_per_epoch,
         "workers": experiment.workers,
         "start_method": resolved.config.loading.start if experiment.workers else None,
         "plugins": plugins_used(resolved.records, resolved.registry),

@@ -58,6 +58,7 @@ BELOW_CLI = BELOW_ASSEMBLE | {
     "provenance",
     "report",
     "runhooks",
+    "runs",
     "testing",
 }
 
@@ -76,16 +77,23 @@ MAY_IMPORT = {
     **dict.fromkeys(
         ["app", "baselines", "changes", "pretrained", "provenance", "report", "runhooks", "testing"], BELOW_CLI
     ),
+    "runs": ROOTS | SHAPE | {"locking", "runs"},
     "doctor": ROOTS | SHAPE | NAMES | {"doctor"},
     "cli": ROOTS | SHAPE | NAMES | {"cli"},
     "__init__": {"_version"},
     "__main__": {"cli"},
 }
 # ... and what more in the bodies of functions, and for type checkers alone.
-MAY_IMPORT_LATE = {"hookspecs": MATHS | {"engine"}, "registry": MATHS, "cli": BELOW_CLI, "__init__": BELOW_CLI}
+MAY_IMPORT_LATE = {
+    "hookspecs": MATHS | {"engine"},
+    "registry": MATHS,
+    "runs": {"engine"},
+    "cli": BELOW_CLI,
+    "__init__": BELOW_CLI,
+}
 
 HEAVY = {"numpy", "rich", "safetensors", "scipy", "sklearn", "torch", "torchmetrics"}
-LIGHT_PARTS = ROOTS | SHAPE | NAMES | {"doctor", "cli", "locking", "__init__", "__main__"}
+LIGHT_PARTS = ROOTS | SHAPE | NAMES | {"doctor", "cli", "locking", "runs", "__init__", "__main__"}
 
 
 @dataclass(frozen=True)
@@ -318,6 +326,10 @@ class TestQuickCommands:
             "baseline --help",
             "schema",
             "init",
+            "runs --help",
+            "runs list .",
+            "runs clean .",
+            "resume --help",
         ],
     )
     def test_leaves_torch_unimported(self, tmp_path, command):

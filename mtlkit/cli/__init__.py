@@ -16,6 +16,7 @@ from mtlkit.cli.init import init
 from mtlkit.cli.list import list_
 from mtlkit.cli.plugins import plugins
 from mtlkit.cli.resume import resume
+from mtlkit.cli.runs import runs
 from mtlkit.cli.schema import schema
 from mtlkit.cli.show import show
 from mtlkit.cli.train import train
@@ -38,5 +39,5 @@ def main() -> None:
     """  # noqa: D301 - click takes the character itself
 
 
-for command in (list_, show, init, check, train, resume, evaluate, baseline, plugins, schema):
+for command in (list_, show, init, check, train, resume, evaluate, baseline, runs, plugins, schema):
     main.add_command(command)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mtlkit.cli.arguments import Discover, config_argument, overrides_argument, plugin_options, read_config
-from mtlkit.cli.output import Output, Table, command_output
+from mtlkit.cli.output import Output, Table, command_output, size
 from mtlkit.errors import DataError
 from mtlkit.findings import Level
 
@@ -51,8 +51,8 @@ def check(output: Output, config: Path, overrides: tuple[str, ...], *, discover:
         for index in group.tasks:
             bound = experiment.tasks[index]
             rows = {name: row_count(split) for name, split in group.splits.items()}
-            size, drawn = group.stream.batch_size, _drawn(experiment, group)
-            tasks.append({"task": bound.label, "source": number, "batch_size": size, **rows, "drawn": drawn})
+            batch_size, drawn = group.stream.batch_size, _drawn(experiment, group)
+            tasks.append({"task": bound.label, "source": number, "batch_size": batch_size, **rows, "drawn": drawn})
     plan, by_label = experiment.plan, {told["task"]: told for told in audit.tasks}
     output.result(
         {
@@ -136,20 +136,13 @@ def _told(audit: Audit, output: Output) -> Iterator[str]:
 
 def _cost(cost: Cost) -> str:
     memory = (
-        f"About {_size(cost.bytes)} of memory: {_size(cost.parameters)} for the model and its gradients, "
-        f"{_size(cost.optimizer)} for the optimizer, {_size(cost.activations)} for what a step keeps, "
-        f"{_size(cost.rows)} for the rows."
+        f"About {size(cost.bytes)} of memory: {size(cost.parameters)} for the model and its gradients, "
+        f"{size(cost.optimizer)} for the optimizer, {size(cost.activations)} for what a step keeps, "
+        f"{size(cost.rows)} for the rows."
     )
     if cost.seconds is None:
         return memory
     return f"A step takes about {cost.seconds * 1e3:.3g} ms here, the run {_time(cost.seconds * cost.steps)}. {memory}"
-
-
-def _size(n: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n >= size:
-            return f"{n / size:.3g} {unit}"
-    return f"{n} B"
 
 
 def _time(seconds: float) -> str:

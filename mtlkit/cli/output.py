@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -102,13 +103,17 @@ class Table:
         columns: The headings; one that starts with '>' is set to the right.
         rows: The cells.
         title: What stands above it.
+        whole: The headings of columns whose cells are not broken into lines where the terminal is narrow.
     """
 
-    def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    def __init__(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", *, whole: Sequence[str] = ()
+    ) -> None:
         self.right = [column.startswith(">") for column in columns]
         self.columns = [column.removeprefix(">") for column in columns]
         self.rows = [[printable(cell, lines=False) for cell in row] for row in rows]
         self.title = printable(title)
+        self.whole = whole
 
     def rich(self) -> Any:
         """Return it for a terminal."""
@@ -117,7 +122,8 @@ class Table:
 
         table = RichTable(title=self.title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for column, right in zip(self.columns, self.right, strict=True):
-            table.add_column(column, justify="right" if right else "left", overflow="fold")
+            justify: Any = "right" if right else "left"
+            table.add_column(column, justify=justify, overflow="fold", no_wrap=column in self.whole)
         for row in self.rows:
             table.add_row(*map(_styled, row))
         return table
@@ -172,6 +178,22 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"  # noqa: PLR2004
+
+
+def size(n: int) -> str:
+    """Return a number of bytes to three digits."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= one:
+            return f"{n / one:.3g} {unit}"
+    return f"{n} B"
+
+
+def moment(time: str | None) -> str:
+    """Return a time in UTC (ISO 8601) as the time here, to the minute."""
+    try:
+        return f"{datetime.fromisoformat(time or '').astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError):
+        return "?"
 
 
 def command_output(function: Callable[..., None]) -> Callable[..., None]:

@@ -17,9 +17,10 @@ from mtlkit.yamlfile import load
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KINDS = ["tasks", "encoders", "architectures", "strategies", "plugins", "commands"]
+GROUPS = ("plugins", "runs")
 COMMANDS = [
-    *(name for name in main.commands if name != "plugins"),
-    *(f"plugins {name}" for name in main.commands["plugins"].commands),
+    *(name for name in main.commands if name not in GROUPS),
+    *(f"{group} {name}" for group in GROUPS for name in main.commands[group].commands),
 ]
 
 
@@ -51,8 +52,9 @@ class TestHelp:
         done = mtlkit("--help")
         assert done.exit_code == 0
         assert all(command.short_help in done.stdout for command in main.commands.values())
-        within = main.commands["plugins"].commands.values()
-        assert all(command.short_help in mtlkit("plugins", "-h").stdout for command in within)
+        for group in GROUPS:
+            within = main.commands[group].commands.values()
+            assert all(command.short_help in mtlkit(group, "-h").stdout for command in within)
         assert "\\b" not in done.stdout
 
     def test_version(self, mtlkit):

@@ -6,7 +6,7 @@ each file. A checkpoint is written to a temporary sibling and renamed when it is
 """
 
 from mtlkit.engine.checkpoint.manifest import SCHEMA_VERSION
-from mtlkit.engine.checkpoint.place import clear, discard, recover
+from mtlkit.engine.checkpoint.place import clear, discard, standing
 from mtlkit.engine.checkpoint.reading import load_state, load_weights, read_hashed_weights, read_weights, verify
 from mtlkit.engine.checkpoint.snapshot import Snapshot
 from mtlkit.engine.checkpoint.tensorfile import read_tensors
@@ -22,8 +22,8 @@ __all__ = [
     "read_hashed_weights",
     "read_tensors",
     "read_weights",
-    "recover",
     "save",
+    "standing",
     "verify",
     "write",
 ]

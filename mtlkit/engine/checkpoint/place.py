@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mtlkit.engine.storage import sync, temporary_of
 
-__all__ = ["clear", "discard", "recover", "replace"]
+__all__ = ["clear", "discard", "recover", "replace", "standing"]
 
 _LEFT = re.compile(r"\.(?P<name>step-\d+|best)\.(?P<kind>tmp|old)")
 
@@ -42,6 +42,15 @@ def recover(folder: Path) -> None:
     if old.exists() and not folder.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def standing(folder: Path) -> Path:
+    """Return where a checkpoint stands just now: in its place, or aside, where a newer one is about to take it.
+
+    For who reads without the lock of the run: nothing is moved under the hands of the process that writes.
+    """
+    old = _old(folder)
+    return old if not folder.exists() and old.exists() else folder
 
 
 def clear(parent: Path) -> None:

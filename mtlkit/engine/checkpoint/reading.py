@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from mtlkit.engine.checkpoint.manifest import MAX_BYTES, Manifest, stream_hash
 from mtlkit.engine.checkpoint.migrations import MIGRATIONS, SCHEMA_VERSION
 from mtlkit.engine.checkpoint.packing import unpack
-from mtlkit.engine.checkpoint.place import recover
 from mtlkit.engine.checkpoint.tensorfile import parse_tensors, read_whole, require_room
 from mtlkit.engine.regular import open_folder, open_regular, read_regular
-from mtlkit.engine.storage import storage_errors
 from mtlkit.errors import CheckpointError
 from mtlkit.plainjson import loads
 
@@ -37,8 +35,6 @@ def verify(folder: Path) -> int:
     Raises:
         CheckpointError: If it is not, naming the file and what is wrong with it.
     """
-    with storage_errors("read the checkpoint"):
-        recover(folder)
     with open_folder(folder) as descriptor:
         manifest = _manifest(folder, descriptor)
         for name in manifest.files:
