@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -360,7 +361,11 @@ def _fit(
         for listener in everyone:
             listener(event)
 
-    with closing(experiment), run_settings(experiment), stop_on_signals() as stop, trying(resolved):
+    def saved() -> str:
+        again = shlex.join(["mtlkit", "resume", str(run.path)])
+        return f"With other sizes it is another run. {run.what_is_saved()} With more memory it goes on: {again}"
+
+    with closing(experiment), run_settings(experiment), stop_on_signals() as stop, trying(resolved, saved=saved):
         results = fit(experiment, run, emit, stop)
     done = run.result or {}
     return RunResult(

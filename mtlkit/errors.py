@@ -68,7 +68,7 @@ class MtlkitError(Exception):
 
 
 class ConfigError(MtlkitError):
-    """The command line or the run configuration cannot be used.
+    """The command line or the run configuration cannot be used, or asks for more memory than there is.
 
     Args:
         problems: Every problem that was found, or the message of a single one.

@@ -6,14 +6,14 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Budget", "ran_out", "total"]
+__all__ = ["Budget", "asked_for_by", "ran_out", "setting_of", "total"]
 
 # What torch and Python say where an allocation failed, or where a size is beyond what a machine can count.
 _RAN_OUT = re.compile(
@@ -25,6 +25,7 @@ _MAKES: Sequence[Callable[..., torch.Tensor]] = (
     *(torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.arange, torch.linspace),
     *(torch.rand, torch.randn),
 )
+_NOTE = "How much is asked for here: "
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
@@ -34,6 +35,23 @@ def ran_out(error: BaseException) -> bool:
         return True
     kinds = RuntimeError | ValueError | OverflowError | TypeError
     return isinstance(error, kinds) and _RAN_OUT.search(str(error)) is not None
+
+
+@contextlib.contextmanager
+def asked_for_by(setting: str) -> Iterator[None]:
+    """Let an error that says that memory ran out say as well which setting decides how much is asked for here."""
+    try:
+        yield
+    except Exception as error:
+        if ran_out(error):
+            error.add_note(_NOTE + setting)
+        raise
+
+
+def setting_of(error: BaseException) -> str | None:
+    """Return the setting that :func:`asked_for_by` noted on an error, if it did."""
+    notes: Sequence[str] = getattr(error, "__notes__", ())
+    return next((note.removeprefix(_NOTE) for note in notes if note.startswith(_NOTE)), None)
 
 
 def total() -> int:

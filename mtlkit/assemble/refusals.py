@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from mtlkit.errors import MtlkitError, PluginError
-from mtlkit.memory import ran_out
+from mtlkit.memory import ran_out, setting_of
 from mtlkit.registry import OWN
 from mtlkit.registry.describe import at_fault
 from mtlkit.resolve import Part, Resolved
@@ -25,7 +25,7 @@ def refusals(resolved: Resolved, part: Part, path: SettingPath) -> Iterator[None
         raise
     except Exception as error:
         if ran_out(error):
-            what = f"It asks for more memory than there is: {str(error).splitlines()[0]}"
+            what = f"It asks for more memory than there is: {_in_a_line(error)}"
             raise resolved.problem(what, path, "Make it smaller.") from error
         if not isinstance(error, ValueError):
             provider = part.record.provider if part.record else part.component.__qualname__
@@ -35,17 +35,47 @@ def refusals(resolved: Resolved, part: Part, path: SettingPath) -> Iterator[None
 
 
 @contextmanager
-def trying(resolved: Resolved) -> Iterator[None]:
-    """Turn what runs out of memory, while batches are tried or trained, into an error at the size of batches."""
+def trying(resolved: Resolved, *, saved: Callable[[], str] | None = None) -> Iterator[None]:
+    """Turn what runs out of memory, while batches are tried or trained, into an error at the size of batches.
+
+    It is a matter of the configuration (exit code 2): to do the same again would end the same.
+
+    Args:
+        resolved: The configuration.
+        saved: Says what is saved of the run that is trained, and how it could go on.
+    """
     try:
         with _blaming(resolved):
             yield
     except Exception as error:
         if isinstance(error, MtlkitError) or not ran_out(error):
             raise
-        what = f"A batch asks for more memory than there is: {str(error).splitlines()[0]}"
-        remedy = "Take smaller batches, and as many more of them in a step: training.accumulate. Or a smaller model."
-        raise resolved.problem(what, ("training", "batch_size"), remedy) from error
+        what = f"A batch asks for more memory than there is: {_in_a_line(error)}"
+        section, _, key = (setting_of(error) or "training.batch_size").partition(".")
+        remedy = _smaller_evaluation(resolved) if section == "evaluation" else _smaller_batches(resolved)
+        if saved is not None:
+            remedy += " " + saved()
+        raise resolved.problem(what, (section, key), remedy) from error
+
+
+def _in_a_line(error: BaseException) -> str:
+    """Return what an error says first; Python's own about memory says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__).removesuffix(".")
+
+
+def _smaller_batches(resolved: Resolved) -> str:
+    training = resolved.config.training
+    if training.batch_size == 1:
+        return "A batch has one row already: take a smaller model."
+    sizes = f"training.batch_size={training.batch_size // 2} training.accumulate={2 * training.accumulate}"
+    return f"Take smaller batches, and as many more of them in a step, such as {sizes}; or a smaller model."
+
+
+def _smaller_evaluation(resolved: Resolved) -> str:
+    size = resolved.config.evaluation.batch_size
+    if size == 1:
+        return "A batch of the evaluation has one row already: take a smaller model."
+    return f"Take smaller batches in evaluations, such as evaluation.batch_size={size // 2}."
 
 
 @contextmanager

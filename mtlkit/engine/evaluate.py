@@ -11,6 +11,7 @@ from mtlkit.data.reader import batches
 from mtlkit.engine.events import TaskResult
 from mtlkit.engine.forward import forward, wide
 from mtlkit.experiment import Experiment, SourceGroup
+from mtlkit.memory import asked_for_by
 
 __all__ = ["evaluate"]
 
@@ -32,8 +33,9 @@ def evaluate(experiment: Experiment, split: str, *, go_on: Callable[[], None] = 
     experiment.model.eval()
     try:
         results: dict[int, TaskResult] = {}
-        for group in experiment.groups:
-            results |= _evaluate_group(experiment, group, split, go_on)
+        with asked_for_by("evaluation.batch_size"):
+            for group in experiment.groups:
+                results |= _evaluate_group(experiment, group, split, go_on)
     finally:
         experiment.model.train(training)
     return {bound.label: results[index] for index, bound in enumerate(experiment.tasks)}

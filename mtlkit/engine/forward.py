@@ -295,9 +295,9 @@ def _encode_as_one(experiment: Experiment, drawn: Sequence[tuple[SourceGroup, Sp
         each = experiment.model.features_of_each(
             [batch.inputs for _, batch in drawn], [group.tasks for group, _ in drawn]
         )
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if ran_out(error):
+            raise
         for group, batch in drawn:
             _encode(experiment, group, batch)  # whose is it?
         labels = " and ".join(f"'{experiment.tasks[index].label}'" for group, _ in drawn for index in group.tasks)

@@ -374,6 +374,15 @@ class RunFolder:
         """The step of the newest checkpoint, be it whole or not; 0 where there is none."""
         return max(map(_step_of, self._checkpoints()), default=0)
 
+    def what_is_saved(self) -> str:
+        """Say which checkpoint a run could go on from."""
+        whole = self._whole()
+        if whole is not None:
+            return f"The checkpoint {whole} is whole."
+        if self.has_checkpoints:
+            return "Whether one of its checkpoints is whole cannot be told now."
+        return "The run has no checkpoint yet."
+
     def latest(self) -> tuple[Path | None, list[MtlkitError]]:
         """Return the newest checkpoint that is whole, and what is wrong with each newer one.
 
@@ -440,7 +449,7 @@ class RunFolder:
         try:
             attempt()
         except OSError as error:
-            raise StorageError(what_is_needed(doing, self.path, error, needed, self._what_is_saved())) from error
+            raise StorageError(what_is_needed(doing, self.path, error, needed, self.what_is_saved())) from error
         return dropped
 
     def _make_room(self, error: OSError) -> list[Path]:
@@ -451,14 +460,6 @@ class RunFolder:
         dropped = [] if whole is None else [each for each in self._checkpoints() if each != whole]
         self._discard(dropped)
         return dropped
-
-    def _what_is_saved(self) -> str:
-        whole = self._whole()
-        if whole is not None:
-            return f"The checkpoint {whole} is whole."
-        if self.has_checkpoints:
-            return "Whether one of its checkpoints is whole cannot be told now."
-        return "The run has no checkpoint yet."
 
     def _whole(self) -> Path | None:
         """Return the newest checkpoint that is whole, if there is one."""

@@ -18,7 +18,7 @@ from mtlkit.engine.checkpoint import writing
 from mtlkit.engine.run import RunFolder
 from mtlkit.errors import PluginError, Stopped, StorageError
 
-PATIENCE = 60  # seconds until a test that waits for what never comes fails
+PATIENCE = 180  # seconds until a test that waits for what never comes fails
 
 RUN = {
     "encoder": {"name": "mlp", "layers": [8], "dropout": 0.3},
