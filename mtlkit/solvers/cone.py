@@ -34,7 +34,7 @@ def dual_cone(gramian: Any, references: Any) -> Array:
     Method: with x = v - u, min 0.5 x'Mx + (Mu)'x over x >= 0, in units in which every gradient has norm 1. All rows at
     once, each round finds x on a guess of its support, and exchanges every index that violates the conditions (Judice,
     Pires, Computers Ops. Res. 1994); its linear systems are solved directly up to 40 tasks, and by conjugate gradients
-    beyond. Rows that do not settle are solved one by one (``active_set``).
+    beyond. Rows that do not settle are solved one by one (``active_set``). For T = 2 and u >= 0 there is a closed form.
 
     Tolerance: with d_i the norms, and the scale s = max_i d_i |u_i| + sum_i d_i x_i of a row, v >= u exactly,
     (Mv)_i >= -1e-10 d_i s, and (Mv)_i <= 1e-10 d_i s where v_i > u_i; the least of the duplicated or dependent
@@ -61,6 +61,8 @@ def dual_cone(gramian: Any, references: Any) -> Array:
     if (references @ matrix >= 0).all():
         return np.array(references)  # where nothing conflicts, nothing is projected
     norms = norms_of(matrix)
+    if norms.size == 2 and (references >= 0).all():  # noqa: PLR2004
+        return _of_two(matrix, references, norms)
     cosines = angles(matrix, norms)
     norms /= norms.max() or 1.0
     combined = references * norms  # [R, T]
@@ -73,6 +75,17 @@ def dual_cone(gramian: Any, references: Any) -> Array:
     multipliers *= (norms > 0) / (norms + (norms == 0))
     multipliers += references
     return multipliers
+
+
+def _of_two(matrix: Array, references: Array, norms: Array) -> Array:
+    """Raise each of two to where the other is not hurt: of u >= 0, at most one has to be raised."""
+    first, second = norms.tolist()
+    if not (first and second):
+        return np.array(references)
+    cosine = -min(max(matrix.item(1) / first / second, -1.0), 0.0)
+    ratio = second / first
+    rows = [(max(u, cosine * ratio * v), max(v, cosine / ratio * u)) for u, v in references.tolist()]
+    return np.array(rows)
 
 
 def _nonnegative(matrix: Array, right: Array) -> Array:

@@ -87,12 +87,11 @@ def nash_weights(gramian: Any, alpha: float = 1.0, *, limit: int = _LIMIT) -> So
     alone = norms ** (-2 / (1 + power))  # what each task's weight would be without the others
     if norms.size == 1:
         return Solution(alone, converged=True)
-    cosines = angles(matrix, norms)
     if norms.size == 2 and power == 1:  # noqa: PLR2004
-        shared = 1 + cosines.item(1)
+        shared = 1 + min(max(matrix.item(1) / norms.item(0) / norms.item(1), -1.0), 1.0)
         converged = shared > _EPS / _LOST
         return Solution(alone / math.sqrt(shared if converged else 1.0), converged)
-    relative, converged = _newton(cosines, norms ** ((power - 1) / (power + 1)), power, limit)
+    relative, converged = _newton(angles(matrix, norms), norms ** ((power - 1) / (power + 1)), power, limit)
     with np.errstate(over="ignore"):
         return Solution(np.minimum(alone * relative, _MAX), converged)
 

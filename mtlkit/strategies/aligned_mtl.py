@@ -1,5 +1,6 @@
 """The ``aligned-mtl`` strategy: the gradients' principal components are made equal in size.
 
+>>> import torch
 >>> AlignedMTL(2).weights(torch.ones(2).double(), torch.diag(torch.tensor([1.0, 4.0]).double())).weights.tolist()
 [0.5, 0.25]
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from mtlkit.strategies.base import Needs, Over
@@ -43,15 +44,20 @@ class AlignedMTL(PreferringStrategy):
     plain_heads: ClassVar[bool] = True
 
     def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(gramian)
-        # What rounding may leave of an eigenvalue of 0: of float64 where the norms differ much, and of the gradients
-        # themselves, which are in float32 as a rule. The least eigenvalue sets the scale of all.
-        rounding = len(values) * torch.finfo(values.dtype).eps * values.amax().clamp(min=0)
-        own = _ROUNDING * (vectors.abs().T @ gramian.diagonal().clamp(min=0).sqrt()).square()
-        kept = values > rounding.maximum(own)
-        if not kept.any():
-            return preference  # all gradients are 0
-        least = values[kept].amin().sqrt()
-        inverse = torch.where(kept, 1 / values.clamp(min=torch.finfo(values.dtype).tiny).sqrt(), 0.0)
-        aligned: Tensor = least * (vectors @ (inverse * (vectors.T @ preference)))
-        return aligned
+        return self.solved(lambda m: _aligned(m, preference.cpu().numpy()), gramian)
+
+
+def _aligned(gramian: np.ndarray, preference: np.ndarray) -> np.ndarray:
+    """Return w ``[K]``."""
+    values, vectors = np.linalg.eigh(gramian)
+    # What rounding may leave of an eigenvalue of 0: of float64 where the norms differ much, and of the gradients
+    # themselves, which are in float32 as a rule. The least eigenvalue sets the scale of all.
+    info = np.finfo(values.dtype)
+    rounding = len(values) * info.eps * max(values[-1], 0.0)  # the last is the largest
+    own = _ROUNDING * (np.abs(vectors.T) @ np.sqrt(np.maximum(gramian.diagonal(), 0.0))) ** 2
+    kept = values > np.maximum(rounding, own)
+    if not kept.any():
+        return preference  # all gradients are 0
+    inverse = np.where(kept, 1 / np.sqrt(np.maximum(values, info.tiny)), 0.0)
+    aligned: np.ndarray = np.sqrt(values[kept][0]) * (vectors @ (inverse * (vectors.T @ preference)))
+    return aligned

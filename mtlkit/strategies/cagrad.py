@@ -1,14 +1,16 @@
 """The ``cagrad`` strategy: near the mean gradient, the direction that serves the worst-off task best.
 
+>>> import torch
 >>> CAGrad(2, c=0.0).weights(torch.ones(2).double(), torch.eye(2).double()).weights.tolist()
 [0.5, 0.5]
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar
 
-import torch
+import numpy as np
 from pydantic import Field
 from torch import Tensor
 
@@ -48,12 +50,16 @@ class CAGrad(GramianStrategy):
         self.c, self.rescale = c, rescale
 
     def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
-        mean = torch.full_like(gramian[0], 1 / len(gramian))
+        return self.solved(self._combination, gramian)
+
+    def _combination(self, gramian: np.ndarray) -> np.ndarray:
+        """Return d in terms of the gradients ``[K]``."""
+        mean = np.full(len(gramian), 1 / len(gramian))
         weights = mean
         if self.c > 0:
-            w = self.solved(lambda m: cagrad_weights(m, self.c), gramian)
-            shortest = (w @ gramian @ w).clamp(min=0).sqrt()
-            known = shortest.maximum(_SHORTEST * gramian.diagonal().amax().clamp(min=0).sqrt())
+            w = cagrad_weights(gramian, self.c)
+            longest = math.sqrt(max(gramian.diagonal().max(), 0.0))
+            known = max(math.sqrt(max(w @ gramian @ w, 0.0)), _SHORTEST * longest)
             if known > 0:
-                weights = mean + self.c * (mean @ gramian @ mean).clamp(min=0).sqrt() / known * w
+                weights = mean + self.c * math.sqrt(max(mean @ gramian @ mean, 0.0)) / known * w
         return weights / (1 + self.c**2) if self.rescale else weights

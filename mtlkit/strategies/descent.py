@@ -59,6 +59,7 @@ class Descent(nn.Module):
             squares[task] = square = _BETA2 * squares[task] + (1 - _BETA2) * (slope * slope)
             mean, square = mean / (1 - _BETA1**step), square / (1 - _BETA2**step)
             taken.append(self.lr * mean / (math.sqrt(square) + _EPS))
-        for buffer, values in ((self.steps, steps), (self.mean, means), (self.square, squares)):
-            buffer.copy_(buffer.new_tensor(values))
+        stored = self.steps.new_tensor([steps, means, squares])
+        for buffer, values in zip((self.steps, self.mean, self.square), stored, strict=True):
+            buffer.copy_(values)
         return taken

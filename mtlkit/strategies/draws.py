@@ -30,5 +30,9 @@ class Draws(nn.Module):
         """Return the generator of this step, on the CPU; the same one again if the last call did not advance."""
         number = (int(self.seed) + int(self.count) * _MULTIPLIER) % 2**63
         if advance:
-            self.count += 1
+            self.skip()
         return torch.Generator().manual_seed(number)
+
+    def skip(self) -> None:
+        """Count a step for which nothing has to be drawn."""
+        self.count.add_(1)

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.strategies.base import Strategy, Weighting
+from mtlkit.strategies.softmax import softmax
 
 __all__ = ["DWA"]
 
@@ -49,13 +50,14 @@ class DWA(Strategy):
             self.register_buffer(name, torch.full((n_tasks,), math.nan, dtype=torch.float64))
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
-        present = slice(None) if tasks is None else tasks
         if self.training:
-            self.sums[present] += losses
-            self.counts[present] += 1
-        last, before = self.last[present], self.before[present]
-        ratios = torch.where((last > 0) & (before > 0), last / before, 1.0)  # [K]
-        return Weighting(len(ratios) * torch.softmax(ratios / self.temperature, 0))
+            _add(self.sums, losses, tasks)
+            _add(self.counts, torch.ones_like(losses), tasks)
+        last, before = self.last.tolist(), self.before.tolist()
+        present = range(self.n_tasks) if tasks is None else tasks.tolist()
+        ratios = [last[task] / before[task] if last[task] > 0 and before[task] > 0 else 1.0 for task in present]
+        shares = softmax([ratio / self.temperature for ratio in ratios])
+        return Weighting(losses.new_tensor([len(shares) * share for share in shares]))
 
     def end_epoch(self) -> None:
         seen = self.counts > 0
@@ -64,3 +66,11 @@ class DWA(Strategy):
         self.last = torch.where(seen, mean, self.last)
         self.sums.zero_()
         self.counts.zero_()
+
+
+def _add(buffer: Tensor, values: Tensor, tasks: Tensor | None) -> None:
+    """Add to the numbers of the tasks present, in place."""
+    if tasks is None:
+        buffer.add_(values)
+    else:
+        buffer.index_add_(0, tasks, values)

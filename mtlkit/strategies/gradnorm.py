@@ -120,7 +120,8 @@ class GradNorm(Strategy):
             return weights  # nothing can be learned from such a step, and the state must not be poisoned by it
         known = self.initial.tolist()
         initial = [loss if math.isnan(known[task]) else known[task] for task, loss in zip(present, losses, strict=True)]
-        self._store(self.initial, known, present, initial)
+        if any(math.isnan(known[task]) for task in present):
+            self._store(self.initial, known, present, initial)
         taken = self.descent.step_of(self.balance_gradient(weights, losses, norms, initial), present)
         descended = [max(w - step, _FLOOR) for w, step in zip(weights, taken, strict=True)]
         scale = sum(weights) / sum(descended)

@@ -37,7 +37,8 @@ class IMTLL(Strategy):
         self.lr = lr
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
-        s = torch.stack(list(self.log_scales) if tasks is None else [self.log_scales[task] for task in tasks.tolist()])
+        every: list[Tensor] = list(self.log_scales.parameters())
+        s = torch.stack(every if tasks is None else [every[task] for task in tasks.tolist()])
         return Weighting(s.exp(), -s.sum())
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -50,13 +51,13 @@ class FairGrad(GramianStrategy):
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
         gramian = self._given(gramian)
-        present = self._present(tasks, losses)
+        present = slice(None) if tasks is None else tasks
         found, good = nash_weights(gramian.detach().cpu().numpy(), self.alpha)
         if not good:
             if self.training:
                 self.failures += 1
             return Weighting(self.last[present].clone())
-        weights = torch.from_numpy(found).to(gramian).clamp(max=_LARGEST)
+        weights = torch.from_numpy(np.minimum(found, _LARGEST)).to(gramian)
         if self.training:
             self.last[present] = weights
         return Weighting(weights)

@@ -45,6 +45,10 @@ class PCGrad(GramianStrategy):
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
         gramian = self._given(gramian)
+        if len(gramian) == 2:  # noqa: PLR2004 - whom else should the one meet?
+            if self.training:
+                self.draws.skip()
+            return Weighting(self.solved(_project_two, gramian))
         present = self._present(tasks, losses)
         orders = _orders(self.draws.next(advance=self.training), self.n_tasks, present)
         return Weighting(self.solved(lambda m: _project(m, orders), gramian))
@@ -118,6 +122,13 @@ def _project(gramian: Array, orders: Array) -> Array:
             rows, met = every[conflict], others[conflict]
             coefficients[rows, met] -= products[conflict] / squares[met]
     return np.asarray(coefficients.sum(0))
+
+
+def _project_two(gramian: Array) -> Array:
+    """Do so for two gradients, which meet but once."""
+    (a, b), (_, c) = gramian.tolist()
+    met = min(b, 0.0)
+    return np.array([1 - met / a if a > 0 else 1.0, 1 - met / c if c > 0 else 1.0])
 
 
 def _vaccinate(gramian: Array, orders: Array, goals: Array, beta: float) -> Array:

@@ -38,7 +38,7 @@ class PreferringStrategy(GramianStrategy):
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
         """Weigh the losses of one step, as :meth:`prefer` says; the tasks absent take no part."""
-        chosen = self.preference[self._present(tasks, losses)]
+        chosen = self.preference if tasks is None else self.preference[tasks]
         weights = self.prefer(self._given(gramian), chosen if self.given else chosen / len(chosen))
         return Weighting(weights, head_weights=torch.ones_like(weights) if self.plain_heads else None)
 

@@ -38,5 +38,5 @@ class RLW(Strategy):
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
         generator = self.draws.next(advance=self.training)
         drawn = torch.randn(self.n_tasks, generator=generator, dtype=torch.float64).to(losses.device)
-        chosen = drawn[self._present(tasks, losses)]  # [K]
+        chosen = drawn if tasks is None else drawn[tasks]  # [K]
         return Weighting(len(chosen) * torch.softmax(chosen, 0))

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.strategies.base import Strategy, Weighting
+from mtlkit.strategies.softmax import softmax
 
 __all__ = ["STCH"]
 
@@ -63,13 +64,23 @@ class STCH(Strategy):
         self.register_buffer("steps", torch.zeros(n_tasks, dtype=torch.float64))
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
-        present = slice(None) if tasks is None else tasks
-        warm = self.steps[present] >= self.warmup  # [K]
+        present = range(self.n_tasks) if tasks is None else tasks.tolist()
+        steps, ideal, seen = self.steps.tolist(), self.ideal.tolist(), losses.tolist()
+        warm = [steps[task] >= self.warmup for task in present]
         if self.training:
-            self.ideal[present] = torch.where(warm, self.ideal[present], self.ideal[present].minimum(losses))
-            self.steps[present] += 1
-        if not warm.all():
+            for task, loss, is_warm in zip(present, seen, warm, strict=True):
+                steps[task] += 1
+                if not is_warm:
+                    ideal[task] = min(ideal[task], loss)
+            self.steps.copy_(self.steps.new_tensor(steps))
+            if not all(warm):
+                self.ideal.copy_(self.ideal.new_tensor(ideal))
+        if not all(warm):
             return Weighting(torch.ones_like(losses))
-        preference = self.preference[present]
-        exponents = preference * (losses - self.ideal[present]) / self.mu
-        return Weighting(len(losses) * preference * torch.softmax(exponents, 0))
+        every = self.preference.tolist()
+        preference = [every[task] for task in present]
+        rises = [loss - ideal[task] for task, loss in zip(present, seen, strict=True)]
+        shares = softmax([p * rise / self.mu for p, rise in zip(preference, rises, strict=True)])
+        return Weighting(
+            losses.new_tensor([len(seen) * p * share for p, share in zip(preference, shares, strict=True)])
+        )

@@ -65,9 +65,12 @@ class Uncertainty(Strategy):
         self.lr = lr
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
-        present = slice(None) if tasks is None else tasks
-        s = torch.stack(list(self.log_scales) if tasks is None else [self.log_scales[task] for task in tasks.tolist()])
-        return Weighting(self.data_factor[present] * torch.exp(-s), (self.penalty_factor[present] * s).sum())
+        if tasks is None:
+            s, data, penalty = torch.stack(list(self.log_scales.parameters())), self.data_factor, self.penalty_factor
+        else:
+            s = torch.stack([self.log_scales[task] for task in tasks.tolist()])
+            data, penalty = self.data_factor[tasks], self.penalty_factor[tasks]
+        return Weighting(data * torch.exp(-s), torch.dot(penalty, s))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [group | ({"lr": self.lr} if self.lr else {}) for group in super().parameter_groups()]

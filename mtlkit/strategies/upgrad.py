@@ -41,7 +41,7 @@ class UPGrad(PreferringStrategy):
     over: ClassVar[Over | None] = Over.PARAMETERS
 
     def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
-        return preference @ self.solved(lambda m: dual_cone(m, np.eye(len(m))), gramian)
+        return self.solved(lambda m: preference.cpu().numpy() @ dual_cone(m, np.eye(len(m))), gramian)
 
 
 class DualProj(PreferringStrategy):
