@@ -87,12 +87,16 @@ def _silenced(heard: Sequence[Tensor]) -> Iterator[None]:
                 tensor.grad = gradient
 
 
-@contextmanager
-def heard_at(nodes: Sequence[Node]) -> Iterator[dict[Node, Tensor]]:
+def heard_at(nodes: Sequence[Node]) -> AbstractContextManager[dict[Node, Tensor]]:
     """Take down what comes back to the first output of each operation that passes go on through.
 
     Where one does, what it is said to have found there is what came before the hooks on the output had acted on it.
     """
+    return _taps_at(nodes) if nodes else nullcontext({})
+
+
+@contextmanager
+def _taps_at(nodes: Sequence[Node]) -> Iterator[dict[Node, Tensor]]:
     heard: dict[Node, Tensor] = {}
 
     def tap(node: Node, back: Sequence[Tensor | None]) -> None:
@@ -153,7 +157,9 @@ def scaled(
     leaves = [leaf for pairs in own for leaf, _ in pairs]
     gradients = [gradient for pairs in own for _, gradient in pairs]
     scales = [factor for factor, pairs in zip(factors, own, strict=True) for _ in pairs]
-    return leaves, list(torch._foreach_mul(gradients, scales)) if leaves else []  # noqa: SLF001 - as torch.optim does
+    if all(scale == 1 for scale in scales):
+        return leaves, gradients
+    return leaves, list(torch._foreach_mul(gradients, scales))  # noqa: SLF001 - as torch.optim does
 
 
 def filled(gradients: Sequence[Tensor | None], places: Sequence[Tensor]) -> list[Tensor]:

@@ -156,6 +156,8 @@ class FactoredRows:
         # All tasks have as many outputs, one beside the other, in order: what is asked for is then quicker to lay out.
         in_order = [(task, place * width, width) for place, task in enumerate(self.tasks)]
         self.width = width if self.owners == in_order and len(in_order) * width == len(self.weights) else None
+        # What was scaled last, and by which factors: heads and features often get the same.
+        self.last: tuple[Sequence[float], Tensor] = ([], self.back)
 
     @cached_property
     def columns(self) -> np.ndarray:
@@ -220,12 +222,17 @@ class FactoredRows:
     def _scaled(self, factors: Sequence[float]) -> Tensor:
         """Return G with the columns of each task times its factor ``[B, C]``."""
         own = [factors[task] for task in self.tasks]
+        if own == self.last[0]:
+            return self.last[1]
         if own == [own[0]] * len(own):
-            return self.back if own[0] == 1 else self.back * own[0]
-        if self.width is None:
-            return self.back * self.back.new_tensor(np.array([*factors, 0.0])[self.columns])
-        each = own if self.width == 1 else [factor for factor in own for _ in range(self.width)]
-        return self.back * self.back.new_tensor(each)
+            found = self.back if own[0] == 1 else self.back * own[0]
+        elif self.width is None:
+            found = self.back * self.back.new_tensor(np.array([*factors, 0.0])[self.columns])
+        else:
+            each = own if self.width == 1 else [factor for factor in own for _ in range(self.width)]
+            found = self.back * self.back.new_tensor(each)
+        self.last = (own, found)
+        return found
 
 
 def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:

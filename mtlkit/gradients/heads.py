@@ -47,11 +47,12 @@ def differentiate_at_once(
         loss_scale: What the losses are multiplied by.
     """
     readings = [_reading(z, read, losses.units, reached) for z, read in _readers(features, reached)]
-    known = {id(leaf) for reading in readings if reading is not None for leaf in reading.leaves}
-    leaves = [[leaf for key, leaf in each.leaves.items() if key not in known] for each in reached]
-    if None in readings or any(len(unit.tasks) > 1 and own for unit, own in zip(losses.units, leaves, strict=True)):
-        return None
     told = [reading for reading in readings if reading is not None]
+    known = {id(leaf) for reading in told for leaf in reading.leaves}
+    leaves = [[leaf for key, leaf in each.leaves.items() if key not in known] for each in reached]
+    is_told = len(told) == len(readings)
+    if not is_told or any(len(unit.tasks) > 1 and own for unit, own in zip(losses.units, leaves, strict=True)):
+        return None
     wanted = [place for reading in told for place in reading.places]
     wanted += [leaf for each in leaves for leaf in each]
     taps = [handle for reading in told for handle in reading.begin()]

@@ -127,7 +127,7 @@ class Whole:
             total = self.rows.new_tensor(factors) @ self.rows
         else:
             total = direction.to(self.rows) * self.loss_scale
-        parts = total.split([leaf.numel() for leaf in self.shared])
+        parts = total.split_with_sizes([leaf.numel() for leaf in self.shared])
         for leaf, part, is_reached in zip(self.shared, parts, self.is_reached, strict=True):
             if is_reached:
                 places.append(leaf)

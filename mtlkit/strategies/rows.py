@@ -85,15 +85,15 @@ def gramian_of(rows: Tensor) -> Tensor:
 
 def norms_of_each(tensors: Sequence[Tensor]) -> np.ndarray:
     """Return the norms of tensors of any shapes ``[K]`` in float64, whatever their size."""
-    norms: np.ndarray = torch.stack(torch._foreach_norm(list(tensors))).double().cpu().numpy()  # noqa: SLF001 - as torch.optim does
+    norms: list[float] = torch.stack(torch._foreach_norm(list(tensors))).tolist()  # noqa: SLF001 - as torch.optim does
     if not _are_safe(norms):
         scaled = [_scaled(each.reshape(1, -1)) for each in tensors]
-        norms = np.array([_norms(rows)[0] * scale.item() for rows, scale in scaled])
-    return norms
+        norms = [_norms(rows)[0] * scale.item() for rows, scale in scaled]
+    return np.array(norms)
 
 
-def _are_safe(norms: np.ndarray) -> bool:
-    return bool(norms.min() > _SAFE[0] and norms.max() < _SAFE[1])
+def _are_safe(norms: Sequence[float]) -> bool:
+    return min(norms) > _SAFE[0] and max(norms) < _SAFE[1]
 
 
 def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,12 +102,12 @@ def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
     return rows / torch.where(largest > 0, largest, 1), largest.double().cpu()
 
 
-def _norms(rows: Tensor) -> np.ndarray:
-    norms: np.ndarray = torch.linalg.vector_norm(rows, dim=1).double().cpu().numpy()
+def _norms(rows: Tensor) -> list[float]:
+    norms: list[float] = torch.linalg.vector_norm(rows, dim=1).tolist()
     return norms
 
 
-def _products(rows: Tensor, norms: np.ndarray) -> Tensor:
+def _products(rows: Tensor, norms: Sequence[float]) -> Tensor:
     products = (rows @ rows.T).double().cpu()
-    np.fill_diagonal(products.numpy(), norms**2)
+    np.fill_diagonal(products.numpy(), np.square(norms))
     return products
