@@ -157,14 +157,14 @@ def take_step(experiment: Experiment) -> bool:
     norm = _norm(parameters)
     scale = scaler.get_scale()
     if norm.isfinite():
+        if experiment.learned and not _norm(experiment.learned).isfinite():
+            scaler.update(scale)  # as it is, but it forgets this gradient
+            raise NonFiniteError("Non-finite gradient of what the strategy learns.", what="gradient")
         if experiment.plan.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, experiment.plan.clip_norm, norm)
     elif not scaler.is_enabled() or scale < LEAST_SCALE:
-        scaler.update(scale)  # as it is, but it forgets this gradient
-        raise NonFiniteError("Non-finite gradient.", what="gradient")
-    if experiment.learned and not _norm(experiment.learned).isfinite():
         scaler.update(scale)
-        raise NonFiniteError("Non-finite gradient of what the strategy learns.", what="gradient")
+        raise NonFiniteError("Non-finite gradient.", what="gradient")
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
