@@ -15,6 +15,7 @@ __all__ = ["Slice", "slices_of"]
 _INTO_PARTS = {"SplitWithSizesBackward0", "SplitWithSizesBackward0_copy"}
 _INTO_EQUAL = {"SplitBackward0", "SplitBackward0_copy"}
 _OUT_OF = {"SliceBackward0", "SliceBackward0_copy"}
+_KINDS = _INTO_PARTS | _INTO_EQUAL | _OUT_OF
 _SIGN = 2**63
 
 
@@ -36,7 +37,7 @@ class Slice(NamedTuple):
         """Recognise what ``split``, ``chunk``, ``narrow`` and ``[start:stop]`` make; None for anything else."""
         node: Any = tensor.grad_fn
         name = type(node).__name__
-        if name not in _INTO_PARTS | _INTO_EQUAL | _OUT_OF or node._saved_dim != 0:  # noqa: SLF001 - all that tells
+        if name not in _KINDS or node._saved_dim != 0:  # noqa: SLF001 - all that tells
             return None
         n_rows = node._saved_self_sym_sizes[0]  # noqa: SLF001
         if name in _OUT_OF:
@@ -44,16 +45,12 @@ class Slice(NamedTuple):
                 return None
             start = node._saved_start or 0  # noqa: SLF001
             start -= 0 if start < _SIGN else 2 * _SIGN - n_rows  # from the end, and kept without its sign
-            stop = start + len(tensor)
         elif name in _INTO_PARTS:
             start = sum(node._saved_split_sizes[: tensor.output_nr])  # noqa: SLF001
-            stop = start + node._saved_split_sizes[tensor.output_nr]  # noqa: SLF001
         else:
             start = node._saved_split_size * tensor.output_nr  # noqa: SLF001
-            stop = min(start + node._saved_split_size, n_rows)  # noqa: SLF001
-        if not 0 <= start <= stop <= n_rows or stop - start != len(tensor):
-            return None
-        return cls(node.next_functions[0], slice(start, stop), n_rows)
+        stop = start + tensor.shape[0]
+        return cls(node.next_functions[0], slice(start, stop), n_rows) if 0 <= start <= stop <= n_rows else None
 
 
 def slices_of(features: Sequence[Tensor]) -> list[Slice] | None:

@@ -117,8 +117,7 @@ class RowsApart(NamedTuple):
             with heard_at([layer.node for layer in self.layers]) as heard:
                 found = iter(differentiate(roots, wanted, seeds, keep=number + 1 < len(self.rounds)))
             for layer, x, back in zip(self.layers, inputs, found, strict=False):
-                for member in members:
-                    _fill(rows[member.task], columns, layer, x, heard.get(layer.node, back), member.rows)
+                _fill(rows, columns, layer, x, heard.get(layer.node, back), members)
             for member in members:
                 pairs = zip(member.leaves, found, strict=False)
                 own[member.task] = [(leaf, gradient) for leaf, gradient in pairs if gradient is not None]
@@ -127,18 +126,20 @@ class RowsApart(NamedTuple):
 
 def _layers(behind: Reach, n_rows: int) -> list[LinearNode] | None:
     """Return the linear layers behind the features, if there is nothing there but them and what acts by entry."""
-    layers = [layer for node in behind.uses if (layer := LinearNode.of(node)) is not None]
-    if not layers or not all(layer.is_alone(behind.uses) for layer in layers):
-        return None
-    known: set[Node] = {layer.node for layer in layers}
-    transposed = {layer.node.next_functions[-1][0] for layer in layers}
+    layers, others = [], []
     for node in behind.uses:
-        if leaf_of(node) is None and node not in transposed:
-            is_told_apart = _has_rows(node, n_rows) and (node in known or _acts_by_row(node))
-            if not is_told_apart:
+        layer = LinearNode.of(node)
+        if layer is not None:
+            if not (layer.is_alone(behind.uses) and _has_rows(node, n_rows)):
                 return None
+            layers.append(layer)
+        elif leaf_of(node) is None:
+            others.append(node)
+    transposed = {layer.node.next_functions[-1][0] for layer in layers}
+    if not all(node in transposed or (_acts_by_row(node) and _has_rows(node, n_rows)) for node in others):
+        return None
     leaves = {id(leaf) for layer in layers for leaf in (layer.weight, layer.bias)}
-    return layers if behind.leaves.keys() <= leaves else None
+    return layers if layers and behind.leaves.keys() <= leaves else None
 
 
 def _has_rows(node: Any, n_rows: int) -> bool:
@@ -174,15 +175,24 @@ def _rounds(
 
 
 def _fill(
-    row: Tensor, columns: Mapping[int, slice], layer: LinearNode, x: Tensor, back: Tensor | None, rows: slice
+    rows: Tensor,
+    columns: Mapping[int, slice],
+    layer: LinearNode,
+    x: Tensor,
+    back: Tensor | None,
+    members: Sequence[_Member],
 ) -> None:
-    """Fill in a task's gradient at a layer, from what went in and what came back at the task's rows."""
-    for leaf in (layer.weight, layer.bias):
-        if leaf is not None:
-            place = row[columns[id(leaf)]].view(leaf.shape)
-            if back is None:
-                place.zero_()
-            elif leaf is layer.weight:
-                torch.mm(back[rows].t(), x[rows], out=place)
-            else:
-                torch.sum(back[rows], 0, out=place)
+    """Fill in the tasks' gradients at a layer, from what went in and what came back at the rows of each."""
+    n_tasks = len(rows)
+    weights = rows[:, columns[id(layer.weight)]].view(n_tasks, *layer.weight.shape).unbind()
+    biases = None if layer.bias is None else rows[:, columns[id(layer.bias)]].unbind()
+    for task, _, own, _ in members:
+        if back is None:
+            weights[task].zero_()
+            if biases is not None:
+                biases[task].zero_()
+            continue
+        part = back[own]
+        torch.mm(part.t(), x[own], out=weights[task])
+        if biases is not None:
+            torch.sum(part, 0, out=biases[task])
