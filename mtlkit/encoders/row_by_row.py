@@ -42,8 +42,11 @@ def is_linear(network: nn.Module) -> bool:
 
     Where it is row by row too, the gradients of tasks are told apart by rows: see :mod:`mtlkit.gradients`. Of a class
     that says ``row_by_row`` it is taken for granted that what it does itself is no more than to lead from one to
-    another; where it is more, nothing becomes wrong, and each task takes a backward pass.
+    another; where it is more, nothing becomes wrong, and each task takes a backward pass. What is compiled is one
+    operation by the time that gradients come.
     """
+    if any(module._compiled_call_impl is not None for module in network.modules()):  # noqa: SLF001
+        return False
     return all(
         type(module) is nn.Linear
         or (

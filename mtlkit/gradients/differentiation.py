@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.autograd.graph import Node, _engine_run_backward
 
 from mtlkit.gradients.walk import Place
 
-__all__ = ["accumulate", "backpropagate", "differentiate", "filled", "heard_at", "scaled", "seed", "stacked"]
+__all__ = ["accumulate", "backpropagate", "differentiate", "filled", "scaled", "seed", "stacked", "tapped"]
 
 
 HELD = 2**17
@@ -87,25 +87,24 @@ def _silenced(heard: Sequence[Tensor]) -> Iterator[None]:
                 tensor.grad = gradient
 
 
-def heard_at(nodes: Sequence[Node]) -> AbstractContextManager[dict[Node, Tensor]]:
-    """Take down what comes back to the first output of each operation that passes go on through.
+def tapped(nodes: Sequence[Node], hear: Callable[[Node, Tensor], object]) -> AbstractContextManager[None]:
+    """Tell of what comes back to the first output of each operation that a pass goes on through, as it comes by.
 
     Where one does, what it is said to have found there is what came before the hooks on the output had acted on it.
     """
-    return _taps_at(nodes) if nodes else nullcontext({})
+    return _taps_at(nodes, hear) if nodes else nullcontext()
 
 
 @contextmanager
-def _taps_at(nodes: Sequence[Node]) -> Iterator[dict[Node, Tensor]]:
-    heard: dict[Node, Tensor] = {}
+def _taps_at(nodes: Sequence[Node], hear: Callable[[Node, Tensor], object]) -> Iterator[None]:
 
     def tap(node: Node, back: Sequence[Tensor | None]) -> None:
         if back[0] is not None:
-            heard[node] = back[0]
+            hear(node, back[0])
 
     taps = [node.register_prehook(functools.partial(tap, node)) for node in nodes]
     try:
-        yield heard
+        yield
     finally:
         for each in taps:
             each.remove()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
 
-from mtlkit.gradients.differentiation import differentiate, heard_at, seed
+from mtlkit.gradients.differentiation import differentiate, seed, tapped
 from mtlkit.gradients.feature_rows import Columns, DenseRows, FactoredRows, FeatureRows
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.walk import Edge, Place, Reach, edge_of
@@ -59,8 +59,9 @@ def differentiate_at_once(
     # On its way to one of several features that one operation made, the pass goes through the layers that read others.
     goes_on = len({z.grad_fn for z in features}) < len(features)
     passed = [node for reading in told for node in reading.nodes] if goes_on else []
+    heard: dict[Node, Tensor] = {}
     try:
-        with heard_at(passed) as heard:
+        with tapped(passed, heard.__setitem__):
             seeds = torch.full_like(losses.stacked, loss_scale)
             gradients = iter(differentiate([losses.stacked], wanted, [seeds], keep=bool(passed)))
     finally:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from mtlkit.gradients.differentiation import differentiate, heard_at
+from mtlkit.gradients.differentiation import differentiate, tapped
 from mtlkit.gradients.linear import LinearNode
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.slices import slices_of
@@ -105,23 +105,83 @@ class RowsApart(NamedTuple):
         columns = {id(leaf): slice(end - leaf.numel(), end) for leaf, end in zip(shared, ends, strict=True)}
         if sum(leaf.numel() for leaf in self.leaves.values()) < rows.shape[1]:
             rows.zero_()  # some are not reached
-        inputs = [layer.inputs for layer in self.layers]  # before the pass, which lets go of them
-        edges: list[Place] = [GradientEdge(layer.node, 0) for layer in self.layers]
         own: OwnGradients = [[] for _ in range(len(losses.stacked))]
-        for number, members in enumerate(self.rounds):
-            roots = [losses.stacked] if len(self.rounds) == 1 else [member.unit.root for member in members]
+        passes = [_Pass(rows, columns, members) for members in self.rounds]
+        inputs = {layer.node: layer.inputs for layer in self.layers}  # before a pass, which lets go of them
+        for number, each in enumerate(passes, 1):
+            is_last = number == len(passes)
+            roots: list[Place] = [losses.stacked]
             seeds = [torch.full_like(losses.stacked, loss_scale)]
-            if len(self.rounds) > 1:
-                seeds = [torch.full_like(losses.each[member.task], loss_scale) for member in members]
-            wanted = [*edges, *(leaf for member in members for leaf in member.leaves)]
-            with heard_at([layer.node for layer in self.layers]) as heard:
-                found = iter(differentiate(roots, wanted, seeds, keep=number + 1 < len(self.rounds)))
-            for layer, x, back in zip(self.layers, inputs, found, strict=False):
-                _fill(rows, columns, layer, x, heard.get(layer.node, back), members)
-            for member in members:
-                pairs = zip(member.leaves, found, strict=False)
-                own[member.task] = [(leaf, gradient) for leaf, gradient in pairs if gradient is not None]
+            if len(passes) > 1:
+                roots = [member.unit.root for member in each.members]
+                seeds = [torch.full_like(losses.each[member.task], loss_scale) for member in each.members]
+            self._run(each, roots, seeds, inputs, own, keep=not is_last)
         return own
+
+    def _run(
+        self,
+        each: _Pass,
+        roots: Sequence[Place],
+        seeds: Sequence[Tensor],
+        inputs: dict[Node, Tensor],
+        own: OwnGradients,
+        *,
+        keep: bool,
+    ) -> None:
+        """Backpropagate the tasks of one round, and fill in their gradients layer by layer as the pass comes by.
+
+        What went into a layer, and what came back to it, is let go of as soon as both are known.
+        """
+        ahead = {layer.node: layer for layer in self.layers}
+
+        def fill(node: Node, back: Tensor) -> None:
+            each.fill(ahead.pop(node), inputs[node] if keep else inputs.pop(node), back)
+
+        # A pass ends at layers that have nothing to train below them. Of the others it tells what came before the hooks
+        # on their outputs had acted on it, so that it is to be heard where it goes on.
+        ends = [layer.node for layer in self.layers if layer.below[0] is None]
+        wanted = [GradientEdge(node, 0) for node in ends]
+        leaves = [leaf for member in each.members for leaf in member.leaves]
+        with tapped([node for node in ahead if node not in ends], fill):
+            found = iter(differentiate(roots, [*wanted, *leaves], seeds, keep=keep))
+        for node in ends:
+            back = next(found)
+            if back is not None:
+                fill(node, back)
+        for layer in ahead.values():
+            each.fill(layer, None, None)
+        for member in each.members:
+            pairs = zip(member.leaves, found, strict=False)
+            own[member.task] = [(leaf, gradient) for leaf, gradient in pairs if gradient is not None]
+
+
+class _Pass(NamedTuple):
+    """A backward pass for some tasks.
+
+    Attributes:
+        rows: The gradients of all tasks ``[K, P]``.
+        columns: Where each leaf is in them, by identity.
+        members: The tasks.
+    """
+
+    rows: Tensor
+    columns: Mapping[int, slice]
+    members: Sequence[_Member]
+
+    def fill(self, layer: LinearNode, x: Tensor | None, back: Tensor | None) -> None:
+        """Fill in the tasks' gradients at a layer, from what went in and what came back at the rows of each."""
+        weights = self.rows[:, self.columns[id(layer.weight)]].view(len(self.rows), *layer.weight.shape).unbind()
+        biases = None if layer.bias is None else self.rows[:, self.columns[id(layer.bias)]].unbind()
+        for task, _, own, _ in self.members:
+            if back is None or x is None:
+                weights[task].zero_()
+                if biases is not None:
+                    biases[task].zero_()
+                continue
+            part = back[own]
+            torch.mm(part.t(), x[own], out=weights[task])
+            if biases is not None:
+                torch.sum(part, 0, out=biases[task])
 
 
 def _layers(behind: Reach, n_rows: int) -> list[LinearNode] | None:
@@ -172,27 +232,3 @@ def _rounds(
         by_rows.setdefault(place, []).append(_Member(task, unit, places[place], list(each.leaves.values())))
     every = by_rows.values()
     return [[own[turn] for own in every if turn < len(own)] for turn in range(max(map(len, every)))]
-
-
-def _fill(
-    rows: Tensor,
-    columns: Mapping[int, slice],
-    layer: LinearNode,
-    x: Tensor,
-    back: Tensor | None,
-    members: Sequence[_Member],
-) -> None:
-    """Fill in the tasks' gradients at a layer, from what went in and what came back at the rows of each."""
-    n_tasks = len(rows)
-    weights = rows[:, columns[id(layer.weight)]].view(n_tasks, *layer.weight.shape).unbind()
-    biases = None if layer.bias is None else rows[:, columns[id(layer.bias)]].unbind()
-    for task, _, own, _ in members:
-        if back is None:
-            weights[task].zero_()
-            if biases is not None:
-                biases[task].zero_()
-            continue
-        part = back[own]
-        torch.mm(part.t(), x[own], out=weights[task])
-        if biases is not None:
-            torch.sum(part, 0, out=biases[task])

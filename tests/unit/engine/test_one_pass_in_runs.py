@@ -266,6 +266,12 @@ def hooked():
     return layer
 
 
+def compiled():
+    layer = nn.Linear(3, 3)
+    layer._compiled_call_impl = layer.forward  # as compile() leaves it, which takes long
+    return layer
+
+
 def replaced():
     layer = nn.Linear(3, 3)
     layer.forward = lambda rows: rows
@@ -287,6 +293,7 @@ def replaced():
         (lambda: Said(3, 3), True, False),
         (lambda: Derived(3, 3), False, False),
         (hooked, False, True),
+        (compiled, True, False),
         (replaced, False, True),
         (lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)), False, False),
         (lambda: MLP(InputSpec((3,)), dropout=0.1, activation="gelu"), True, True),
