@@ -39,6 +39,15 @@ def test_as_weights_to_begin_with(run, tmp_path, command, kind):
     assert "evil.safetensors" in ended.output
 
 
+@pytest.mark.parametrize("kind", ["a named pipe", "/dev/zero", "sparse"])
+def test_as_a_plugin(run, tmp_path, command, kind):
+    make(tmp_path / "evil_tasks.py", kind)
+    ended = command("check", "run.yaml", "--plugin", "evil_tasks.py", memory=300_000_000)
+    assert ended.code == 3
+    assert "evil_tasks.py" in ended.output
+    assert "Traceback" not in ended.output
+
+
 def make(path, kind):
     if kind == "a named pipe":
         os.mkfifo(path)
