@@ -30,9 +30,9 @@ def resume(output: Output, run: Path, overrides: tuple[str, ...], *, discover: D
     \b
         mtlkit resume runs/first training.epochs=20
 
-    These are training.epochs or training.steps, training.log_every, training.device, training.threads, diagnostics,
-    checkpoints.every, checkpoints.keep, hooks, loading and run.title. A run that is finished goes on if it is to have
-    more epochs or steps.
+    These are training.epochs or training.steps, training.log_every, device, threads, non_finite and non_finite_limit,
+    diagnostics, checkpoints.every and keep, hooks, loading and run.title. A run that is finished goes on if it is to
+    have more epochs or steps.
     """  # noqa: D301 - click takes the character itself
     from mtlkit import app
 

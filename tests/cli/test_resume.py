@@ -44,10 +44,7 @@ class TestResume:
         monkeypatch.chdir(folder)
         done = mtlkit("resume", "runs/first")
         assert done.exit_code == 0, done.output
-        assert (
-            done.stderr
-            == "Training digit, parity from step 2 to step 3 in runs/first\n" + done.stderr.partition("\n")[2]
-        )
+        assert done.stderr.startswith("Training digit, parity from step 2 to step 3 in runs/first\n")
         assert done.stdout.startswith("Test split, weights of step 3 of 3\n")
         assert done.stdout.endswith("The run is in runs/first\n")
 

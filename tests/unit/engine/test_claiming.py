@@ -76,7 +76,12 @@ class TestOneWins:
         command = [sys.executable, "-m", "mtlkit", "train", str(config), *(["--resume"] if resume else [])]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started = [subprocess.Popen(command, cwd=tmp_path, **pipes) for _ in range(STARTERS)]
-        ended = [(*process.communicate(timeout=600), process.returncode) for process in started]
+        try:
+            ended = [(*process.communicate(timeout=600), process.returncode) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
         alone = subprocess.run([*command[:5], "run.name=alone"], cwd=tmp_path, check=True, capture_output=True)
         assert alone.returncode == 0
         codes = [code for *_, code in ended]

@@ -308,6 +308,17 @@ class TestAnotherMachine:
         path.write_text(json.dumps(self.saved(path.parent) | {name: before}), encoding="utf-8")
         assert resume().steps == 12
 
+    def test_without_the_device_that_it_was_on(self, stop, resume, tmp_path):
+        """It goes on elsewhere if it is told to: what the configuration names need not be there to be compared."""
+        stop(5)
+        path = tmp_path / "toy" / "config.yaml"
+        path.write_text(path.read_text(encoding="utf-8").replace("device: cpu", "device: cuda:99"), encoding="utf-8")
+        with pytest.raises(ConfigError, match="The device 'cuda:99' is not available on this machine"):
+            resume()
+        told = []
+        assert resume("training.device=cpu", on_changes=told.extend).steps == 12
+        assert [str(change) for change in told] == ["training.device was 'cuda:99' and is 'cpu'"]
+
     def test_that_an_older_run_does_not_tell_of_is_none(self, stop, resume, tmp_path):
         stop(5)
         path = tmp_path / "toy" / "environment.json"
