@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -297,3 +298,71 @@ class TestLimit:
         with pytest.raises(Refused) as caught:
             take(experiment, Guard(experiment, Tally()), 4)
         assert caught.value.in_a_row == 4
+
+
+class TestCause:
+    """Where in the computation the first values are that are not finite, each in one row."""
+
+    class Logarithm(nn.Module):
+        """The logarithm of rows, which is NaN where they are negative."""
+
+        def forward(self, rows):
+            return rows.log()
+
+    def found(self, registry_with, configure, toy, *, in_head):
+        logarithm = self.Logarithm
+
+        class Read(mtlkit.Encoder):
+            def __init__(self, inputs):
+                super().__init__()
+                layers = [nn.Linear(inputs.size, inputs.size), *([] if in_head else [logarithm()])]
+                self.layers = nn.Sequential(*layers)
+                nn.init.eye_(layers[0].weight)
+                nn.init.zeros_(layers[0].bias)
+                self.features = mtlkit.FeatureSpec((inputs.size,))
+
+            def forward(self, rows):
+                return self.layers(rows)
+
+            def stages(self):
+                return [self.layers]
+
+        class Positive(toy.Distance):
+            def source(self):
+                points = self.points
+
+                @dataclass(frozen=True)
+                class Shifted(mtlkit.Source):
+                    def splits(self):
+                        return {
+                            name: mtlkit.Split(split.inputs.abs() + 1, dict(split.targets))
+                            for name, split in points.splits().items()
+                        }
+
+                return Shifted()
+
+            def head(self, features):
+                return nn.Sequential(*([logarithm()] if in_head else []), nn.Linear(features.size, 1))
+
+        registry = registry_with(read=Read, positive=Positive)
+        experiment = mtlkit.build(
+            configure(tasks=["positive"], encoder="read", training={"non_finite": "skip-step"}), registry=registry
+        )
+        stream = experiment.groups[0].stream
+        plain = stream.next
+
+        def following():
+            batch = plain()
+            inputs = batch.inputs.clone()
+            inputs[ROW] = -1.0
+            return mtlkit.Split(inputs, batch.targets)
+
+        stream.next = following
+        (outcome,) = take(experiment, Guard(experiment, Tally()), 1)
+        (found,) = outcome.found
+        return found
+
+    @pytest.mark.parametrize(("in_head", "cause"), [(False, "features"), (True, "output")])
+    def test_is_the_first_in_line(self, registry_with, configure, toy, in_head, cause):
+        found = self.found(registry_with, configure, toy, in_head=in_head)
+        assert (found.what, found.value, found.cause, list(found.rows)) == ("loss", "nan", cause, [ROW])

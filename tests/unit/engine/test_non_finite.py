@@ -151,6 +151,26 @@ class TestSkip:
             tensors = load_file(path)
             assert all(t.isfinite().all() for name, t in tensors.items() if "strategy" not in name), path
 
+    def test_plugins_hear_of_it(self, train, bad, expected):
+        class Listening:
+            """A plugin that is told of what is not finite."""
+
+            def __init__(self):
+                self.told = []
+
+            @mtlkit.hookimpl
+            def mtlkit_non_finite_found(self, event):
+                self.told.append((event.step, event.action, [each.task for each in event.found]))
+
+        listening = Listening()
+        train(
+            tasks_given={"bad": bad, "listening": listening},
+            tasks=["side", "bad"],
+            hooks=["listening"],
+            training={"non_finite": "skip-task"},
+        )
+        assert listening.told == [(step, "skip-task", ["bad"]) for step in sorted(expected)]
+
     @pytest.mark.parametrize("policy", ["skip-task", "skip-step"])
     @pytest.mark.parametrize("strategy", ["gradnorm", "db-mtl", "graddrop"])
     def test_a_run_that_was_killed_ends_as_one_that_was_not(self, run, expected, policy, strategy):
