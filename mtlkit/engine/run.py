@@ -19,7 +19,8 @@ from mtlkit.engine.background import Background
 from mtlkit.engine.claiming import claim
 from mtlkit.engine.regular import open_regular, read_regular
 from mtlkit.engine.room import NO_ROOM, what_is_needed
-from mtlkit.engine.storage import about, put_text, storage_errors, sync, temporary_of, write_json, write_text
+from mtlkit.engine.sealing import is_broken, sealed_json, sealed_yaml
+from mtlkit.engine.storage import about, put_text, storage_errors, sync, temporary_of, write_text
 from mtlkit.errors import CheckpointError, ConfigError, MtlkitError, Stopped, StorageError
 from mtlkit.locking import Lock
 from mtlkit.plainjson import dumps, loads
@@ -79,8 +80,8 @@ class RunFolder:
         """
 
         def describe(folder: Path) -> None:
-            write_json(folder / "environment.json", environment)
-            write_text(folder / "config.yaml", config)
+            write_text(folder / "environment.json", sealed_json(environment))
+            write_text(folder / "config.yaml", sealed_yaml(config))
 
         return cls(path, claim(path, describe))
 
@@ -101,6 +102,9 @@ class RunFolder:
             remedy = "Remove it if nothing in it is needed, or name another run."
             raise CheckpointError(f"{path} is no run folder: it has no config.yaml. {remedy}")
         _refuse_links(path)
+        for name in ("config.yaml", "environment.json"):
+            if os.path.lexists(path / name) and is_broken(read_regular(path / name, MAX_BYTES)):
+                warnings.warn(f"{path / name} was edited or is damaged: its seal is broken.", stacklevel=2)
         return cls(path, Lock.acquire(path) if lock else None)
 
     def __enter__(self) -> Self:
@@ -157,11 +161,16 @@ class RunFolder:
         if not os.path.lexists(path):
             return None
         try:
-            return dict(loads(read_regular(path, MAX_BYTES)))
+            raw = read_regular(path, MAX_BYTES)
+            result = dict(loads(raw))
         except (ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{path} cannot be read: {error}. Without it, the run can be gone on with: --resume."
             ) from error
+        if is_broken(raw):
+            remedy = "Without it, the run can be gone on with: --resume."
+            raise CheckpointError(f"{path} was edited or is damaged: its seal is broken. {remedy}")
+        return {key: value for key, value in result.items() if key != "seal"}
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write ``done.json``, the last file of a run.
@@ -169,7 +178,7 @@ class RunFolder:
         Raises:
             StorageError: If it cannot be written.
         """
-        text = dumps(result, indent=2) + "\n"
+        text = sealed_json(result)
         self._twice("write the results", len(text), lambda: put_text(self.path / "done.json", text))
 
     def change(self, config: str, changes: Sequence[Mapping[str, Any]]) -> None:
@@ -181,7 +190,7 @@ class RunFolder:
         self.note({"event": "changed", "changes": list(changes)})
         with storage_errors("remove the results of the configuration before"):
             (self.path / "done.json").unlink(missing_ok=True)
-        write_text(self.path / "config.yaml", config)
+        write_text(self.path / "config.yaml", sealed_yaml(config))
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Append a line to ``history.jsonl``, with the time.
@@ -253,7 +262,11 @@ class RunFolder:
         """
         with storage_errors("cut back the records in"):
             file = self._file(METRICS)
-            file.truncate(min(sizes.get(METRICS, 0), file.seek(0, os.SEEK_END)))
+            size, end = sizes.get(METRICS, 0), file.seek(0, os.SEEK_END)
+            if end < size:
+                missing = f"{size - end} bytes of it that a checkpoint remembers are missing"
+                warnings.warn(f"{self.path / METRICS} was cut short: {missing}.", stacklevel=2)
+            file.truncate(min(size, end))
             file.seek(0, os.SEEK_END)
             for path in (self.path / name for name in (TIMINGS, HOOK_FAILURES)):
                 if path.exists():

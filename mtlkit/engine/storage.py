@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mtlkit.errors import StorageError
-from mtlkit.plainjson import dumps
 
 __all__ = [
     "about",
@@ -18,7 +17,6 @@ __all__ = [
     "sync",
     "temporary_of",
     "write_file",
-    "write_json",
     "write_text",
 ]
 
@@ -105,12 +103,3 @@ def write_text(path: Path, text: str) -> None:
     """
     with storage_errors("write"):
         put_text(path, text)
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write a whole JSON file.
-
-    Raises:
-        StorageError: If it cannot be written; an older one is then untouched.
-    """
-    write_text(path, dumps(data, indent=2) + "\n")

@@ -22,6 +22,7 @@ import pytest
 
 import mtlkit
 from mtlkit.engine.events import CheckpointWritten
+from mtlkit.engine.sealing import sealed_yaml
 from mtlkit.errors import MtlkitError
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
@@ -142,8 +143,9 @@ def run(begun, tmp_path) -> Path:
     folder = tmp_path / "runs" / "run"
     shutil.copytree(begun / "runs" / "run", folder)
     config = folder / "config.yaml"
-    config.write_text(config.read_text(encoding="utf-8").replace(str(begun), str(tmp_path)), encoding="utf-8")
-    (tmp_path / "run.yaml").write_bytes(config.read_bytes())
+    _, _, text = config.read_text(encoding="utf-8").partition("\n")
+    (tmp_path / "run.yaml").write_text(text.replace(str(begun), str(tmp_path)), encoding="utf-8")
+    config.write_text(sealed_yaml(text.replace(str(begun), str(tmp_path))), encoding="utf-8")
     return folder
 
 

@@ -30,6 +30,7 @@ def test_named_by_its_configuration(run, evil, command, way):
     assert "Traceback" not in ended.output
 
 
+@pytest.mark.filterwarnings("ignore:.*its seal is broken")
 def test_named_by_its_configuration_to_the_engine(run, evil, registry):
     mtlkit.evaluate(run, registry=registry)
 

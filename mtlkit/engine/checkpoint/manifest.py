@@ -31,8 +31,9 @@ from packaging.version import InvalidVersion, Version
 
 from mtlkit._version import __version__
 from mtlkit.engine.checkpoint.migrations import MIGRATIONS, SCHEMA_VERSION
+from mtlkit.engine.sealing import is_sealed, sealed_json
 from mtlkit.errors import CheckpointError
-from mtlkit.plainjson import dumps, loads
+from mtlkit.plainjson import loads
 
 __all__ = ["FILES", "MAX_BYTES", "SCHEMA_VERSION", "Manifest", "Vouched", "stream_hash"]
 
@@ -43,8 +44,6 @@ MAX_BYTES = 1_000_000
 """How long a manifest can be: it names three files and some plugins."""
 
 _KEYS = {"schema_version", "mtlkit", "step", "files", "plugins", "seal"}
-_SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"\n}\n\Z')
-_UNSEALED = "0" * 64
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -87,11 +86,8 @@ class Manifest:
             "step": self.step,
             "files": {name: asdict(vouched) for name, vouched in sorted(self.files.items())},
             "plugins": list(self.plugins),
-            "seal": _UNSEALED,
         }
-        text = dumps(plain, indent=2) + "\n"
-        start, end = _seal_place(text.encode())
-        return (text[:start] + hashlib.sha256(text.encode()).hexdigest() + text[end:]).encode()
+        return sealed_json(plain).encode()
 
     @classmethod
     def from_bytes(cls, raw: bytes, path: Path) -> Manifest:
@@ -110,7 +106,7 @@ class Manifest:
         except ValueError as error:
             raise CheckpointError(f"{path} is no manifest: {error}.") from error
         # A newer schema's seal is looked at too: what is damaged is not sent to a newer mtlkit.
-        if "seal" in plain and not _is_sealed(raw):
+        if "seal" in plain and not is_sealed(raw):
             raise CheckpointError(f"{path} is damaged: its seal is not the SHA-256 of the rest of it.")
         if version > SCHEMA_VERSION:
             raise CheckpointError(_newer(path, version, plain.get("mtlkit")))
@@ -125,17 +121,6 @@ class Manifest:
 def stream_hash(file: BufferedReader) -> str:
     """Return the SHA-256 of what is left of an open file, in hexadecimal."""
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _seal_place(raw: bytes) -> tuple[int, int]:
-    found = _SEAL.search(raw[-100:])
-    return (len(raw[:-100]) + found.start(1), len(raw[:-100]) + found.end(1)) if found else (0, 0)
-
-
-def _is_sealed(raw: bytes) -> bool:
-    start, end = _seal_place(raw)
-    unsealed = raw[:start] + _UNSEALED.encode() + raw[end:]
-    return end > start and hashlib.sha256(unsealed).hexdigest().encode() == raw[start:end]
 
 
 def _version(plain: Any) -> int:

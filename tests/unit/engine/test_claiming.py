@@ -56,8 +56,9 @@ class TestOneWins:
             assert next(lines) == str([0] + [2] * (STARTERS - 1))
             (winner,) = [line.split()[0] for line in said if line.endswith(" won")]
             assert sum(f" told: The run folder {path} exists already" in line for line in said) == STARTERS - 1
-            assert (path / "config.yaml").read_text(encoding="utf-8") == f"number: {winner}"
-            assert json.loads((path / "environment.json").read_text(encoding="utf-8")) == {"number": int(winner)}
+            assert (path / "config.yaml").read_text(encoding="utf-8").endswith(f"\nnumber: {winner}")
+            environment = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+            assert environment == {"number": int(winner), "seal": environment["seal"]}
             assert (path / "metrics.jsonl").read_text(encoding="utf-8") == f'{{"number": {winner}}}\n'
             assert json.loads((path / "lock.json").read_text(encoding="utf-8"))["ended"] == "finished"
         assert sorted((tmp_path / "runs").iterdir()) == paths

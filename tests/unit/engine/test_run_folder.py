@@ -48,8 +48,10 @@ def pull_the_plug(*_):
 
 class TestCreate:
     def test_writes_down_what_the_run_is(self, run):
-        assert (run.path / "config.yaml").read_text(encoding="utf-8") == "seed: 0\n"
-        assert json.loads((run.path / "environment.json").read_text(encoding="utf-8")) == {"torch": "2"}
+        seal, _, text = (run.path / "config.yaml").read_text(encoding="utf-8").partition("\n")
+        assert (seal[:8], text) == ("# seal: ", "seed: 0\n")
+        environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
+        assert environment == {"torch": "2", "seal": environment["seal"]}
         assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "environment.json", "lock.json"]
         assert [path.name for path in run.path.parent.iterdir()] == ["run"]
 
@@ -127,7 +129,7 @@ class TestCreate:
         with pytest.raises(ConfigError, match="exists already"):
             RunFolder.create(tmp_path / "run", config="mine", environment={})
         assert [path.name for path in tmp_path.iterdir()] == ["run"]
-        assert (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8") == "theirs"
+        assert (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8").endswith("\ntheirs")
 
     def test_where_nothing_can_be_written(self, tmp_path):
         (tmp_path / "file").write_text("", encoding="utf-8")
@@ -287,9 +289,11 @@ class TestRecords:
         run.append("timings.jsonl", {"step": 1, "seconds": 0.1})
         assert run.sizes() == {"metrics.jsonl": 12}
 
-    def test_are_never_made_longer(self, run):
+    def test_are_never_made_longer_and_what_is_missing_is_told_of(self, run):
         run.append("metrics.jsonl", {"step": 1})
-        run.truncate({"metrics.jsonl": 10_000}, step=1)
+        told = r"metrics\.jsonl was cut short: 9988 bytes of it that a checkpoint remembers are missing"
+        with pytest.warns(UserWarning, match=told):
+            run.truncate({"metrics.jsonl": 10_000}, step=1)
         assert (run.path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n'
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
