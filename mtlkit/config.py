@@ -172,7 +172,7 @@ class TaskConfig(Section):
     """The task's name: `name`, or `distribution:name` where two distributions offer one name."""
     label: Label | None = None
     """What the task is called in this run; its short name by default. Lets one task take part twice."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1e12)] = 1.0
     """A constant factor on the weight that the strategy gives; with strategy `fixed` it is the task's alpha."""
     batch_size: Positive | None = None
     """Rows of this task's source in a batch; `training.batch_size` by default. Tasks that share a source share it."""

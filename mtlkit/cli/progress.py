@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mtlkit.changes import Change
     from mtlkit.engine.events import Event, Listener, NonFiniteFound, TaskResult
 
-__all__ = ["results_table", "show_changes", "show_progress", "show_run"]
+__all__ = ["results_table", "setbacks", "show_changes", "show_progress", "show_run"]
 
 _WIDEST = 30  # columns of a setting's value
 
@@ -135,12 +135,24 @@ def show_run(output: Output, run: RunResult) -> None:
         results_table(run.results, f"Test split, weights of step {run.best_step} of {run.steps}"),
         f"The run is in {run.folder}",
     )
-    if run.skipped:
-        output.remark(f"{run.skipped} of the {run.steps} steps were skipped.")
-    for label, steps in run.non_finite.items():
-        output.remark(f"The task '{label}' had values that were NaN or infinite in {steps} of the steps.")
+    for line in setbacks(run.skipped, run.non_finite):
+        output.remark(line)
     for failure in run.hook_failures:
         output.remark(f"The plugin {failure.plugin} failed in its hook {failure.hook}: {failure.error}")
+
+
+def setbacks(skipped: object, non_finite: object) -> list[str]:
+    """Return what is to be said of steps that were skipped, and of tasks that had values which were NaN or infinite.
+
+    Args:
+        skipped: How many steps were skipped.
+        non_finite: In how many steps each task had such values.
+    """
+    told = [f"Steps that were skipped: {skipped}."] if isinstance(skipped, int) and skipped else []
+    for label, steps in non_finite.items() if isinstance(non_finite, Mapping) else ():
+        if isinstance(steps, int):
+            told.append(f"Steps in which '{label}' had values that were NaN or infinite: {steps}.")
+    return told
 
 
 def results_table(results: Mapping[str, TaskResult], title: str) -> Table:

@@ -63,6 +63,7 @@ def _train(experiment: Experiment, run: RunFolder, progress: Progress, emit: Lis
     model.train()
     experiment.strategy.train()
     if progress.evaluation_is_due:
+        begin_step(experiment, progress.step - 1)  # by whose rates the optimizer is saved
         _conclude(experiment, run, progress, guard, emit, stop)
     while progress.step < plan.steps:
         started = time.perf_counter()

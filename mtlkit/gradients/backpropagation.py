@@ -19,6 +19,7 @@ from mtlkit.gradients.losses import Losses, StepLosses
 from mtlkit.gradients.measurement import Measurement
 from mtlkit.gradients.outlook import Outlook
 from mtlkit.gradients.places import Features, Shared, features_of
+from mtlkit.solvers.finite import NotFinite
 from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
 
 __all__ = ["backward"]
@@ -189,13 +190,16 @@ def _asked(
     preference: Tensor | None,
 ) -> Weighting:
     """Ask the strategy what it makes of the step."""
-    if strategy.needs is not Needs.JACOBIAN or graph is None:
-        weighting = strategy.weights(losses, None if strategy.needs is Needs.LOSSES else gramian, tasks)
-    else:
-        jacobian = graph.jacobian()
-        if preference is not None:
-            jacobian = jacobian * preference.to(jacobian)[:, None]
-        weighting = strategy.combine(losses, jacobian, tasks)
+    try:
+        if strategy.needs is not Needs.JACOBIAN or graph is None:
+            weighting = strategy.weights(losses, None if strategy.needs is Needs.LOSSES else gramian, tasks)
+        else:
+            jacobian = graph.jacobian()
+            if preference is not None:
+                jacobian = jacobian * preference.to(jacobian)[:, None]
+            weighting = strategy.combine(losses, jacobian, tasks)
+    except NotFinite as error:  # each gradient is finite, and what is made of them overflows
+        raise NonFiniteError(f"Non-finite gradients to {type(strategy).__name__}: {error}.", what="gradient") from error
     if weighting.weights.shape != losses.shape:
         raise ValueError(
             f"{type(strategy).__name__} gave weights of shape {tuple(weighting.weights.shape)} for {len(losses)} "

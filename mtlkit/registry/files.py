@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mtlkit.boundedfile import read_bytes
 from mtlkit.errors import PluginError
 from mtlkit.hookspecs import ANSWERS
 from mtlkit.registry.describe import at_fault
@@ -24,6 +25,7 @@ from mtlkit.registry.records import Record
 
 __all__ = ["read_file"]
 
+_MOST = 10_000_000  # bytes of a module
 _DIGEST = "__mtlkit_sha256__"
 
 
@@ -43,9 +45,12 @@ def read_file(path: Path) -> Distribution:
             f"my_tasks{FILE_SUFFIX}."
         )
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise PluginError(f"The plugin {path} cannot be read: {error.strerror}.") from error
+        raw = read_bytes(path, _MOST)
+    except (OSError, ValueError) as error:  # ValueError: the path holds a null character
+        raise PluginError(f"The plugin {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    if len(raw) > _MOST:
+        raise PluginError(f"The plugin {path} has more than {_MOST} bytes, and so is no module that somebody wrote.")
+    digest = hashlib.sha256(raw).hexdigest()
     records = []
     for name, value in _import(path, digest).items():
         if type(value).__module__ != "mtlkit.hookspecs":

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mtlkit.solvers.finite import NotFinite
+
 __all__ = ["RIDGE", "Array", "angles", "checked", "norms_of", "vectors"]
 
 Array: TypeAlias = NDArray[np.float64]
@@ -33,7 +35,7 @@ def checked(gramian: Any) -> Array:
         raise ValueError(f"a Gram matrix is square, [T, T] with T >= 1; received an array of shape {matrix.shape}")
     # Few numbers are looked through one by one in a fraction of the time.
     if not (all(map(math.isfinite, matrix.flat)) if matrix.size <= _FEW else np.isfinite(matrix).all()):
-        raise ValueError("the Gram matrix holds NaN or infinite values; it must be finite")
+        raise NotFinite("the Gram matrix holds NaN or infinite values; it must be finite")
     return 0.5 * matrix + 0.5 * matrix.T
 
 
@@ -54,7 +56,7 @@ def vectors(values: Any, *, size: int, name: str, rows: int | None = None) -> Ar
         wanted = f"[{size}]" if rows else f"[R, {size}]"
         raise ValueError(f"{name} must have the shape {wanted}, to go with the Gram matrix; received {array.shape}")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds NaN or infinite values; it must be finite")
+        raise NotFinite(f"{name} holds NaN or infinite values; it must be finite")
     return array[None] if rows else array
 
 

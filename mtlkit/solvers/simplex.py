@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mtlkit.solvers.finite import NotFinite
 from mtlkit.solvers.gramian import Array
 
 __all__ = ["project_to_simplex"]
@@ -35,7 +36,7 @@ def project_to_simplex(v: Any) -> Array:
     if v.ndim != 1 or not v.size:
         raise ValueError(f"what is projected is a vector, [T] with T >= 1; received an array of shape {v.shape}")
     if not np.isfinite(v).all():
-        raise ValueError("what is projected holds NaN or infinite values; it must be finite")
+        raise NotFinite("what is projected holds NaN or infinite values; it must be finite")
     with np.errstate(over="ignore"):
         below = np.maximum(v - v.max(), -1.0)  # [T] in [-1, 0]
     falling = -np.sort(-below)

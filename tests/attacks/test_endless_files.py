@@ -22,13 +22,16 @@ def test_as_a_configuration(tmp_path, command, kind, words):
 
 
 @pytest.mark.parametrize("kind", ["a named pipe", "/dev/zero", "sparse"])
-@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "done.json", "hook_failures.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "environment.json", "done.json", "hook_failures.jsonl", "metrics.jsonl"]
+)
 def test_in_a_run_folder(run, command, name, kind):
     (run / name).unlink(missing_ok=True)
     make(run / name, kind)
     ways = [command("evaluate", run, memory=500_000_000), command("train", "run.yaml", "--resume", memory=500_000_000)]
+    ways += [command("runs", "list", memory=500_000_000), command("runs", "show", run, memory=500_000_000)]
     assert all("Traceback" not in ended.output for ended in ways)
-    assert any(ended.code in {2, 5} and name in ended.output for ended in ways) or name == "hook_failures.jsonl"
+    assert any(ended.code in {2, 5} and name in ended.output for ended in ways) or name.endswith("l")
 
 
 @pytest.mark.parametrize("kind", ["a named pipe", "/dev/zero"])
@@ -37,6 +40,15 @@ def test_as_weights_to_begin_with(run, tmp_path, command, kind):
     ended = command("train", "run.yaml", "run.name=other", "transfer.pretrained=evil.safetensors")
     assert ended.code == 5
     assert "evil.safetensors" in ended.output
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "/dev/zero", "sparse"])
+def test_as_a_plugin(run, tmp_path, command, kind):
+    make(tmp_path / "evil_tasks.py", kind)
+    ended = command("check", "run.yaml", "--plugin", "evil_tasks.py", memory=300_000_000)
+    assert ended.code == 3
+    assert "evil_tasks.py" in ended.output
+    assert "Traceback" not in ended.output
 
 
 def make(path, kind):

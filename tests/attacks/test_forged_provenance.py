@@ -69,3 +69,14 @@ def test_results_that_are_none(run, command, test):
     assert ended.code == 5, ended.output
     assert "done.json" in ended.output
     assert "Traceback" not in ended.output
+
+
+@pytest.mark.parametrize("raw", FILES, ids=repr)
+@pytest.mark.parametrize("name", ["environment.json", "done.json", "config.yaml", "metrics.jsonl"])
+def test_a_list_of_runs_goes_on_past_them(run, command, name, raw):
+    (run / name).write_bytes(raw)
+    for words in (["list"], ["show", "runs/run"], ["verify", "runs/run"], ["clean", "--dry-run"]):
+        ended = command("runs", *words)
+        assert ended.code in {0, 2, 5}, ended.output
+        assert "Traceback" not in ended.output
+    assert "run" in command("runs", "list").output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 NAMES = [
@@ -71,3 +73,17 @@ def test_a_run_folder_that_says_it_is_elsewhere_stays_where_it_is(run, tmp_path,
     assert "Traceback" not in ended.output
     assert sorted(each.name for each in tmp_path.iterdir()) == ["output.txt", "run.yaml", "runs"]
     assert [each.name for each in (tmp_path / "runs").iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("name", [".step-000004.tmp", ".step-000006.old", "step-000004", ".config.yaml.tmp"])
+def test_to_clean_a_run_removes_nothing_that_a_link_leads_to(run, tmp_path, command, name):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "thesis.txt").write_text("mine", encoding="utf-8")
+    place = run / "checkpoints" / name if "step" in name else run / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.symlink_to(outside)
+    ended = command("runs", "clean", "--yes", "--damaged", "--finished")
+    assert ended.code in {0, 5}, ended.output
+    assert (outside / "thesis.txt").read_text(encoding="utf-8") == "mine"

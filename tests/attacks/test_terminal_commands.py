@@ -41,3 +41,15 @@ def test_in_the_results_of_a_run(run, command, text):
     failure = dict.fromkeys(("plugin", "version", "entry_point", "hook", "error"), text) | {"step": 1}
     (run / "hook_failures.jsonl").write_text(json.dumps(failure) + "\n", encoding="utf-8")
     assert_harmless(command("train", "run.yaml", "--resume"))
+
+
+@pytest.mark.parametrize("text", COMMANDS, ids=repr)
+def test_in_whatever_a_run_says_of_itself(run, command, text):
+    path = run / "config.yaml"
+    config = path.read_text(encoding="utf-8")
+    assert "  title: null\n" in config
+    path.write_text(config.replace("  title: null\n", f"  title: {json.dumps(text)}\n"), encoding="utf-8")
+    facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    (run / "environment.json").write_text(json.dumps(dict.fromkeys(facts, text) | {"plugins": []}), encoding="utf-8")
+    for words in (["list"], ["show", "runs/run"], ["verify", "runs/run"], ["clean", "--dry-run"]):
+        assert_harmless(command("runs", *words))

@@ -37,6 +37,7 @@ FOUND = [
     (["strategy={name: auto-lambda, primary: [kind], init: 1e300}"], 2, ["at strategy.init"]),
     (["schedule={name: step, milestones: [0.5], gamma: 1e300}"], 2, ["at schedule.gamma"]),
     ([f"schedule={{name: step, milestones: [{', '.join(['0.5'] * 2000)}]}}"], 2, ["at schedule.milestones"]),
+    (["tasks.size.weight=1e308"], 2, ["at tasks[1].weight", "less than or equal to 1000000000000"]),
     # control characters, as a terminal would obey them
     (['tasks=[kind, {name: size, sampling: {weights: "\\u202egpj"}}]'], 2, [r"weights by '\u202egpj'"]),
     # a plugin's error, beside others, has its place too

@@ -41,13 +41,19 @@ def serve() -> None:
 def answer(request: dict) -> dict:
     """Start a run, strike it by signals after some seconds if that is asked for, and tell how it ended."""
     began = time.monotonic()
-    child = os.fork()  # in a group of its own, as a shell would have it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # until it can answer to them
+    child = os.fork()
     if not child:
-        os.setpgid(0, 0)
-        code = start(request)
+        os.setpgid(0, 0)  # a group of its own, as a shell would give it
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            code = start(request)
+        except KeyboardInterrupt:
+            code = 128 + signal.SIGINT  # what a shell makes of the end that Python comes to
         if request["modules"]:
             Path(request["modules"]).write_text("\n".join(sys.modules), encoding="utf-8")
         os._exit(code)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     struck = None
     status = wait(child, request["after"] if request["signals"] and request["after"] is not None else PATIENCE_S)
     if status is None and request["after"] is not None:
@@ -117,8 +123,6 @@ def start(request: dict) -> int:
         main.main(args=request["arguments"], prog_name="mtlkit")
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except KeyboardInterrupt:
-        code = 130  # what a shell makes of the end that Python comes to
     else:
         code = 0
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what Python makes of one while it ends is its own

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mtlkit.cli.output import Output, Table, command_output, moment, number, size
+from mtlkit.cli.progress import setbacks
 from mtlkit.cli.runs.list import steps
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def _parts(found: Details) -> Iterator[str | Table]:
         rows = [[label, metric, number(value)] for label, (metric, value) in summary.results.items()]
         yield Table(["task", "metric", ">value"], rows, f"Results on the {summary.split} split")
         yield ""
+    yield from _setbacks(found.done or {})
     if found.checkpoints:
         rows = [
             [each.name, "?" if each.step is None else str(each.step), size(each.bytes), moment(each.written)]
@@ -57,6 +59,15 @@ def _parts(found: Details) -> Iterator[str | Table]:
     else:
         yield "It has no checkpoints."
     yield from _history(found)
+
+
+def _setbacks(done: Mapping[str, Any]) -> Iterator[str]:
+    """Tell of the steps that were skipped, of which the runs of an earlier version say nothing."""
+    non_finite = done.get("non_finite")
+    told = setbacks(done.get("skipped"), non_finite.get("tasks") if isinstance(non_finite, dict) else None)
+    yield from map(_plain, told)
+    if told:
+        yield ""
 
 
 def _settings(found: Details) -> Iterator[list[str]]:

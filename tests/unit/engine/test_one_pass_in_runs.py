@@ -132,6 +132,22 @@ def test_samples_are_those_of_separate_passes(both, records, over):
         assert one["norms"] == pytest.approx(other["norms"], rel=1e-7)
 
 
+@pytest.mark.parametrize("strategy", ["fixed", "gradnorm", "mgda-ub", "mgda", "pcgrad"])
+def test_one_backward_pass_tells_the_gradients_of_all(train, strategy):
+    class Heard(MLP):
+        row_by_row: ClassVar[bool] = True
+        passes: ClassVar[list[int]] = []
+
+        def forward(self, inputs):
+            made = super().forward(inputs)
+            if made.requires_grad and self.training:
+                made.register_hook(lambda gradient: self.passes.append(len(gradient)))
+            return made
+
+    train(tasks_given={"heard": Heard}, tasks=TASKS, encoder={"name": "heard"}, strategy=strategy)
+    assert Heard.passes == [4 * 16] * 12
+
+
 @pytest.mark.parametrize("strategy", ["fixed", "gradnorm", "mgda"])
 def test_a_run_is_the_same_again_and_from_the_middle(train, weights, strategy):
     """Also where dropout draws its masks."""

@@ -49,6 +49,8 @@ def outcome(folder):
         folder / "best" / "weights.safetensors",
         newest / "weights.safetensors",
         newest / "state.safetensors",
+        newest / "state.json",
+        newest / "manifest.json",
     ]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 

@@ -364,11 +364,11 @@ class TestKeeping:
             run.save(3, model(3), {}, keep=1)
             assert [path.name for path in (saved / "checkpoints").iterdir()] == ["step-000003"]
 
-    def test_makes_room_where_the_disk_is_full_and_says_so(self, saved):
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+    def test_makes_room_where_the_disk_is_full_and_says_so(self, saved, number):
         with RunFolder.open(saved) as run:
             save(run, 3)
-            with Faults(saved, None, fail(errno.ENOSPC)).installed() as faults:
-                faults.at = 6
+            with Faults(saved, 6, fail(number)).installed():
                 run.save(4, model(4), {}, keep=9)
             with pytest.warns(UserWarning, match=r"step-000002 was removed to make room for a newer checkpoint"):
                 run.written()

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+import mtlkit
+from mtlkit.errors import NonFiniteError
 from mtlkit.strategies import MGDA, MoCo
 
 
@@ -95,3 +97,13 @@ def test_evaluation_tracks_nothing():
     strategy.eval()
     strategy.combine(torch.ones(2).double(), 5 * torch.eye(2).double())
     assert all(torch.equal(value, before[name]) for name, value in strategy.state_dict().items())
+
+
+def test_gradients_that_overflow_on_their_way_to_the_solver_are_told_as_such():
+    layer = torch.nn.Linear(2, 2)
+    made = layer(torch.ones(3, 2))
+    losses = {"a": made[:, 0].sum(), "b": made[:, 1].sum()}
+    preference = torch.tensor([1e300, 1.0], dtype=torch.float64)  # beyond float32, in which the gradients are
+    with pytest.raises(NonFiniteError, match="Non-finite gradients to MoCo: what is projected holds NaN") as caught:
+        mtlkit.backward(losses, strategy=MoCo(2), features=made, shared=layer, preference=preference)
+    assert caught.value.what == "gradient"
