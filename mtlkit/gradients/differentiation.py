@@ -16,7 +16,7 @@ from mtlkit.gradients.walk import Place
 __all__ = ["accumulate", "backpropagate", "differentiate", "filled", "scaled", "seed", "stacked", "tapped"]
 
 
-HELD = 2**17
+HELD = 2**16
 """Bytes of gradients that may as well be held through the pass that they are given to, and copied by leaves."""
 
 
