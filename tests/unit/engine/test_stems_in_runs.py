@@ -121,8 +121,8 @@ def test_a_source_may_declare_its_stem_and_a_configuration_name_another(train, g
 
     run = train(tasks_given={**given, "large": Large}, **settings(None))
     assert run.results["large"].rows
+    stem = {"name": "resize", "size": [3, 3]}
     with pytest.raises(DataError, match=r"'large': \(1, 3, 3\)"):
-        stem = {"name": "resize", "size": [3, 3]}
         train(tasks_given={**given, "large": Large}, **settings(stem, run={"name": "another"}))
     with pytest.raises(DataError, match=r"'large': \(1, 10, 10\)"):  # none at all
         train(tasks_given={**given, "large": Large}, **settings([], run={"name": "another"}))
