@@ -113,6 +113,7 @@ def _conclude(
     saving = progress.step % plan.checkpoint_every == 0 or is_last
     if saving or is_best:
         _require_finite(experiment, run, progress, guard, emit)
+        _tell(run.written(wait=True), emit)  # of the one before, while nothing is being written
         state = progress.state(experiment, run) if saving else None
         behind = plan.background and not is_last  # the last one is waited for, and needs no copy
         run.save(progress.step, experiment.model, state, keep=plan.keep, is_best=is_best, background=behind)
