@@ -24,12 +24,17 @@ __all__ = ["Group"]
 class Group(click.Group):
     """Commands by name. A plugin's command never takes the name of one that ships: it goes by its qualified one."""
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the command line, up to the command's name."""
+        with _ctrl_c():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a signal that comes while it tells of the one before ends it, with the same exit code."""
-        try:
+        """Run a command."""
+        with _ctrl_c():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return one that ships, or else a plugin's, which imports that plugin alone."""
@@ -58,6 +63,15 @@ class Group(click.Group):
 
     def _name(self, registry: Registry, record: Record) -> str:
         return record.qualified if record.name in self.commands else registry.name_of(record)
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """End with the exit code of Ctrl-C where it comes outside of a command, or while one tells of another."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 class _Guarded(click.Command):

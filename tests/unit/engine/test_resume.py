@@ -452,15 +452,15 @@ class TestSubprocess:
         assert "Traceback" not in err
 
 
-def test_a_signal_while_another_is_told_of_has_the_same_exit_code(monkeypatch, tmp_path):
-    from mtlkit import app
-    from mtlkit.cli.output import Output
+@pytest.mark.parametrize("place", ["mtlkit.cli.output.Output.fail", "click.Group.invoke", "click.Group.make_context"])
+def test_ctrl_c_outside_of_a_command_has_the_same_exit_code(monkeypatch, tmp_path, place):
+    """The first of them is where another one is told of."""
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(app, "train", interrupt)
-    monkeypatch.setattr(Output, "fail", interrupt)
+    monkeypatch.setattr("mtlkit.app.train", interrupt)
+    monkeypatch.setattr(place, interrupt)
     config = tmp_path / "run.yaml"
     config.write_text("tasks: [slow]\n", encoding="utf-8")
     result = CliRunner().invoke(main, ["train", str(config)])
