@@ -302,14 +302,14 @@ def _go_on(
         changes = _changes(run, resolved, allow)  # anew, for another process had it until just now, perhaps
         if not changes and run.result is not None:
             return finished(run)
-        if run.result is not None and not run.has_checkpoints:
+        if run.result is not None and not run.saves:
             raise CheckpointError(f"The run {folder} is finished, and has no checkpoint left to go on from.")
         if changes:
             on_changes(changes)
         # Its weights are in its checkpoints, if it came to one.
-        experiment = _from_the_start(resolved, None if run.has_checkpoints else read_pretrained(resolved))
+        experiment = _from_the_start(resolved, None if run.saves else read_pretrained(resolved))
         try:
-            effect = effect_of_length(_before(run, resolved), experiment, run.step, folder)
+            effect = effect_of_length(_before(run, resolved), experiment, run.saves.step, folder)
             differing = [*differences(run, resolved.registry), *machine_differences(run, experiment)]
             if changes:
                 run.change(dump(resolved.plain()), [asdict(change) for change in changes])
@@ -363,7 +363,7 @@ def _fit(
 
     def saved() -> str:
         again = shlex.join(["mtlkit", "resume", str(run.path)])
-        return f"With other sizes it is another run. {run.what_is_saved()} With more memory it goes on: {again}"
+        return f"With other sizes it is another run. {run.saves.told()} With more memory it goes on: {again}"
 
     with closing(experiment), run_settings(experiment), stop_on_signals() as stop, trying(resolved, saved=saved):
         results = fit(experiment, run, emit, stop)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from mtlkit._version import __version__
+from mtlkit.engine.records import MAX_BYTES
 from mtlkit.engine.regular import read_regular
-from mtlkit.engine.run import MAX_BYTES, RunFolder
+from mtlkit.engine.run import RunFolder
 from mtlkit.errors import CheckpointError, PluginError
 from mtlkit.experiment import Experiment
 from mtlkit.locking import single_line

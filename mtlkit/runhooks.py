@@ -22,7 +22,8 @@ from mtlkit.engine.events import (
     RunStarted,
     StepRecorded,
 )
-from mtlkit.engine.run import HOOK_FAILURES, RunFolder
+from mtlkit.engine.records import HOOK_FAILURES
+from mtlkit.engine.run import RunFolder
 from mtlkit.errors import CheckpointError, MtlkitError, PluginError
 from mtlkit.hookspecs import RunHooks
 from mtlkit.registry import Record
@@ -147,7 +148,7 @@ def read_failures(run: RunFolder) -> list[HookFailure]:
     Raises:
         CheckpointError: If they cannot be read.
     """
-    records = run.read(HOOK_FAILURES)
+    records = run.records.read(HOOK_FAILURES)
     try:
         return [HookFailure(**record) for record in records]
     except TypeError as error:

@@ -62,7 +62,7 @@ def _kept(experiment: Experiment, run: RunFolder, progress: Progress, emit: List
     """Save the run if it is not, and return what is left."""
     if not progress.step:
         return "No weight was moved yet."
-    if run.step != progress.step:
+    if run.saves.step != progress.step:
         run.save(progress.step, experiment.model, progress.state(experiment, run), keep=experiment.plan.keep)
         _tell(run, emit)
     return f"The weights are as they were after step {progress.step}, where the run is saved."
@@ -78,9 +78,9 @@ def _tell(run: RunFolder, emit: Listener) -> None:
 def _gone(run: RunFolder, refused: Refused) -> str:
     """Return what is left where weights have moved."""
     moved = "Steps before it" if refused.found[0].what == "weights" else "The step"
-    if not run.step:
+    if not run.saves.step:
         return f"{moved} moved the weights there, and the run had not been saved yet: begin it anew."
-    return f"{moved} moved the weights there; the run is as it was saved after step {run.step}."
+    return f"{moved} moved the weights there; the run is as it was saved after step {run.saves.step}."
 
 
 def _why(experiment: Experiment, refused: Refused) -> str:

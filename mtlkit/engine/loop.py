@@ -46,7 +46,7 @@ def fit(experiment: Experiment, run: RunFolder, emit: Listener, stop: StopReques
     plan = experiment.plan
     run.clear()
     progress = Progress.restore(experiment, run)
-    run.keep_newest(plan.keep, progress.step)
+    run.saves.keep_newest(plan.keep, progress.step)
     emit(RunStarted(run.path, experiment.labels, progress.step, plan.steps, plan.steps_per_epoch))
     try:
         _train(experiment, run, progress, emit, stop)

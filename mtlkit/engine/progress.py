@@ -58,11 +58,11 @@ class Progress:
         Raises:
             CheckpointError: If there are checkpoints, and none can be used.
         """
-        folder, damaged = run.latest()
+        folder, damaged = run.saves.latest()
         for error in damaged:
             warnings.warn(f"{error} Going on from {folder}, which is older.", stacklevel=2)
         if folder is None:
-            run.truncate({}, step=0)
+            run.records.truncate({}, step=0)
             seed_generators(experiment.plan.seed)
             torch.manual_seed(experiment.plan.seed)  # on every device
             return cls()
@@ -76,7 +76,7 @@ class Progress:
             for stream, saved in zip(experiment.streams, state["streams"], strict=True):
                 stream.restore(saved)
             restore_generators(state["random"], experiment.device)
-            run.truncate(state["records"], step=progress.step)
+            run.records.truncate(state["records"], step=progress.step)
         except MtlkitError:
             raise
         except Exception as error:  # a stranger's state can be wrong in any way, and each part of a run reads its own
@@ -92,7 +92,7 @@ class Progress:
             "strategy": experiment.strategy.state_dict(),
             "streams": [stream.state() for stream in experiment.streams],
             "random": generator_states(experiment.device),
-            "records": run.sizes(),
+            "records": run.records.sizes(),
         }
 
     def is_best(self, experiment: Experiment, results: Mapping[str, TaskResult]) -> bool:

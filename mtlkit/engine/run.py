@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from torch import nn
 
 from mtlkit.engine import checkpoint
 from mtlkit.engine.background import Background
 from mtlkit.engine.claiming import claim
-from mtlkit.engine.regular import open_regular, read_regular
+from mtlkit.engine.records import MAX_BYTES, Records, sync_records
+from mtlkit.engine.regular import read_regular
 from mtlkit.engine.room import NO_ROOM, what_is_needed
+from mtlkit.engine.saves import Saves
 from mtlkit.engine.sealing import is_broken, sealed_json, sealed_yaml
-from mtlkit.engine.storage import about, put_text, storage_errors, sync, temporary_of, write_text
-from mtlkit.errors import CheckpointError, ConfigError, MtlkitError, Stopped, StorageError
+from mtlkit.engine.storage import put_text, storage_errors, temporary_of, write_text
+from mtlkit.errors import CheckpointError, ConfigError, Stopped, StorageError
 from mtlkit.locking import Lock
 from mtlkit.plainjson import dumps, loads
 
-__all__ = ["HOOK_FAILURES", "MAX_BYTES", "METRICS", "TIMINGS", "RunFolder", "Saved"]
-
-METRICS = "metrics.jsonl"
-TIMINGS = "timings.jsonl"
-HOOK_FAILURES = "hook_failures.jsonl"
-MAX_BYTES = 1_000_000
-"""How long a JSON file of a run can be, and a line of its records."""
+__all__ = ["RunFolder", "Saved"]
 
 FILES = ("environment.json", "config.yaml", "done.json")
 """What is written whole."""
@@ -59,6 +54,8 @@ class RunFolder:
 
     Attributes:
         path: The folder.
+        records: Its metrics, timings and other files that grow by a line at a time.
+        saves: Its checkpoints.
         provenance: What each checkpoint says of the plugins that took part.
     """
 
@@ -66,7 +63,8 @@ class RunFolder:
         self.path = path
         self.provenance: Sequence[Mapping[str, Any]] = ()
         self._lock = lock
-        self._files: dict[str, BinaryIO] = {}
+        self.records = Records(path)
+        self.saves = Saves(path)
         self._background: Background[Saved] = Background()
         self._written: list[Saved] = []
 
@@ -129,9 +127,7 @@ class RunFolder:
             self._close(error)
 
     def _close(self, error: BaseException | None) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        self.records.close()
         if self._lock is None:
             return
         if error is None:
@@ -212,71 +208,7 @@ class RunFolder:
             StorageError: If it cannot be written.
         """
         line = dumps(record).encode() + b"\n"
-        self._twice("write a record", len(line), lambda: self._append(name, line))
-
-    def _append(self, name: str, line: bytes) -> None:
-        file = self._file(name)
-        end = file.seek(0, os.SEEK_END)
-        rest = memoryview(line)
-        try:
-            with about(self.path / name):
-                while rest:
-                    rest = rest[file.write(rest) :]  # where the disk is nearly full, a part of it is written
-        except BaseException:
-            with contextlib.suppress(OSError):
-                file.truncate(end)
-            raise
-
-    def read(self, name: str) -> list[dict[str, Any]]:
-        """Return the lines of a file of records; none where there is no such file.
-
-        Raises:
-            CheckpointError: If it cannot be read.
-        """
-        path = self.path / name
-        if not os.path.lexists(path):
-            return []
-        records = []
-        with open_regular(path) as file:
-            while line := file.readline(MAX_BYTES):
-                try:
-                    records.append(dict(loads(line)))
-                except (ValueError, TypeError) as error:
-                    where = f"line {len(records) + 1}"
-                    raise CheckpointError(f"{path} cannot be read: {where}: {error}.") from error
-        return records
-
-    def sizes(self) -> dict[str, int]:
-        """Return how long ``metrics.jsonl`` is, in bytes, by its name: a checkpoint remembers it."""
-        return {METRICS: self._file(METRICS).tell()}
-
-    def truncate(self, sizes: Mapping[str, int], *, step: int) -> None:
-        """Cut the records back to where they were when a checkpoint was written; they are made again from there.
-
-        The others than ``metrics.jsonl`` are cut before the first line that is of no step up to this one: a checkpoint
-        holds nothing of theirs, for how long they are depends on the times in them.
-
-        Args:
-            sizes: What :meth:`sizes` said.
-            step: The step of the checkpoint.
-        """
-        with storage_errors("cut back the records in"):
-            file = self._file(METRICS)
-            size, end = sizes.get(METRICS, 0), file.seek(0, os.SEEK_END)
-            if end < size:
-                missing = f"{size - end} bytes of it that a checkpoint remembers are missing"
-                warnings.warn(f"{self.path / METRICS} was cut short: {missing}.", stacklevel=2)
-            file.truncate(min(size, end))
-            file.seek(0, os.SEEK_END)
-            for path in (self.path / name for name in (TIMINGS, HOOK_FAILURES)):
-                if path.exists():
-                    os.truncate(path, _size_up_to(step, path))
-
-    def _file(self, name: str) -> BinaryIO:
-        if name not in self._files:
-            self._files[name] = (self.path / name).open("ab", buffering=0)
-            sync(self.path)  # where it may be new
-        return self._files[name]
+        self._twice("write a record", len(line), lambda: self.records.append(name, line))
 
     # --- checkpoints ---
 
@@ -317,16 +249,16 @@ class RunFolder:
         self._background.wait()
         self._written += self._background.done()
         snapshot = checkpoint.Snapshot.take(step, model, state, plugins=self.provenance, copies=background)
-        folder = self._checkpoint(step)
-        files = list(self._files.values())
+        folder = self.saves.folder(step)
+        files = self.records.opened()
 
         def attempt() -> None:
             for file in files:
-                _sync_records(file)
+                sync_records(file)
             if is_best:
                 checkpoint.write(self.best, snapshot.weights_alone, go_on=self._background.go_on)
             if state is not None:
-                self._make_checkpoints()
+                self.saves.make_folder()
                 checkpoint.write(folder, snapshot, go_on=self._background.go_on)
 
         def write() -> Saved:
@@ -334,9 +266,8 @@ class RunFolder:
             dropped = self._twice(f"save the run at step {step}", nbytes, attempt, alone=True)
             if state is None:
                 return Saved(step, None, dropped)
-            self.keep_newest(keep, step)
-            # Later ones are those that a run passed over when it fell back to an earlier one.
-            self._discard([each for each in self._checkpoints() if _step_of(each) > step])
+            self.saves.keep_newest(keep, step)
+            self.saves.drop_later(step)
             return Saved(step, folder, dropped)
 
         if background:
@@ -365,74 +296,10 @@ class RunFolder:
     def clear(self) -> None:
         """Clear away what a process that was killed had begun to write."""
         with storage_errors("clear away what was left in"):
-            for parent in (self.path, self.path / "checkpoints"):
+            for parent in (self.path, self.saves.path):
                 checkpoint.clear(parent)
             for name in FILES:
                 temporary_of(self.path / name).unlink(missing_ok=True)
-
-    def keep_newest(self, keep: int, step: int) -> None:
-        """Drop all but the newest checkpoints up to a step.
-
-        A process that was killed may not have come to that; so a run that goes on does it again.
-        """
-        self._discard([folder for folder in self._checkpoints() if _step_of(folder) <= step][:-keep])
-
-    @property
-    def has_checkpoints(self) -> bool:
-        """Whether there is a checkpoint to go on from, be it whole or not."""
-        return bool(self._checkpoints())
-
-    @property
-    def step(self) -> int:
-        """The step of the newest checkpoint, be it whole or not; 0 where there is none."""
-        return max(map(_step_of, self._checkpoints()), default=0)
-
-    def what_is_saved(self) -> str:
-        """Say which checkpoint a run could go on from."""
-        whole = self._whole()
-        if whole is not None:
-            return f"The checkpoint {whole} is whole."
-        if self.has_checkpoints:
-            return "Whether one of its checkpoints is whole cannot be told now."
-        return "The run has no checkpoint yet."
-
-    def latest(self) -> tuple[Path | None, list[MtlkitError]]:
-        """Return the newest checkpoint that is whole, and what is wrong with each newer one.
-
-        Raises:
-            CheckpointError: If there are checkpoints and none is whole.
-        """
-        damaged: list[MtlkitError] = []
-        for folder in reversed(self._checkpoints()):
-            try:
-                checkpoint.verify(folder)
-            except CheckpointError as error:
-                damaged.append(error)
-            else:
-                return folder, damaged
-        if damaged:
-            raise CheckpointError("No checkpoint of the run is whole. " + " ".join(map(str, damaged)))
-        return None, []
-
-    def _checkpoints(self) -> list[Path]:
-        folders = (self.path / "checkpoints").glob("step-*")
-        steps = {int(number): folder for folder in folders if (number := folder.name.removeprefix("step-")).isdecimal()}
-        return [steps[step] for step in sorted(steps)]
-
-    def _checkpoint(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"step-{step:06d}"
-
-    def _make_checkpoints(self) -> None:
-        """Make the folder of the checkpoints, but not that of the run: if that is gone, so is all else in it."""
-        folder = self.path / "checkpoints"
-        if not folder.is_dir():
-            folder.mkdir()
-            sync(self.path)
-
-    def _discard(self, folders: Sequence[Path]) -> None:
-        for folder in folders:
-            with contextlib.suppress(OSError):  # one too many does no harm; the next save drops it
-                checkpoint.discard(folder)
 
     # --- failing ---
 
@@ -462,40 +329,15 @@ class RunFolder:
         try:
             attempt()
         except OSError as error:
-            raise StorageError(what_is_needed(doing, self.path, error, needed, self.what_is_saved())) from error
+            raise StorageError(what_is_needed(doing, self.path, error, needed, self.saves.told())) from error
         return dropped
 
     def _make_room(self, error: OSError) -> list[Path]:
         """Clear away what was left behind, and where room is wanting, all checkpoints but the newest whole one."""
         with contextlib.suppress(StorageError):
             self.clear()
-        whole = self._whole() if error.errno in NO_ROOM else None
-        dropped = [] if whole is None else [each for each in self._checkpoints() if each != whole]
-        self._discard(dropped)
-        return dropped
-
-    def _whole(self) -> Path | None:
-        """Return the newest checkpoint that is whole, if there is one."""
-        try:
-            return self.latest()[0]
-        except MtlkitError:
-            return None
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
-
-
-def _sync_records(file: BinaryIO) -> None:
-    """Put a file of records on the disk.
-
-    Raises:
-        OSError: If it cannot be, or was removed: what a checkpoint says of its length would be wrong.
-    """
-    with about(Path(file.name)):
-        if not os.fstat(file.fileno()).st_nlink:
-            raise FileNotFoundError(errno.ENOENT, "It was removed while the run wrote to it", file.name)
-        os.fsync(file.fileno())
+        whole = self.saves.whole() if error.errno in NO_ROOM else None
+        return [] if whole is None else self.saves.keep_only(whole)
 
 
 def _refuse_links(path: Path) -> None:
@@ -511,18 +353,3 @@ def _refuse_links(path: Path) -> None:
             if not (each.is_file(follow_symlinks=False) or each.is_dir(follow_symlinks=False)):
                 what = "a symbolic link" if each.is_symlink() else "neither a file nor a folder"
                 raise CheckpointError(f"{each.path} is {what}. A run's files are in its own folder; remove it.")
-
-
-def _size_up_to(step: int, path: Path) -> int:
-    """Return where in a file of records the first line begins that is of no step up to this one."""
-    size = 0
-    with open_regular(path) as file:
-        while line := file.readline(MAX_BYTES):
-            try:
-                is_kept = line.endswith(b"\n") and loads(line)["step"] <= step
-            except (ValueError, KeyError, TypeError):  # TypeError: None, which is of the end of a run
-                is_kept = False
-            if not is_kept:
-                return size
-            size += len(line)
-    return size

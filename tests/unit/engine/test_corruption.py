@@ -109,10 +109,10 @@ def test_a_run_falls_back_to_the_newest_whole_one(tmp_path, count):
     with RunFolder.create(tmp_path / "run", config="seed: 0\n", environment={}) as run:
         older, newest = (run.save(step, model, {"step": step, "rows": torch.arange(step)}, keep=9) for step in (1, 2))
     contents = {name: (newest / name).read_bytes() for name in FILES}
-    assert run.latest() == (newest, [])
+    assert run.saves.latest() == (newest, [])
     for what, name, changed in cases(contents, count):
         (newest / name).write_bytes(changed)
-        folder, damaged = run.latest()
+        folder, damaged = run.saves.latest()
         assert folder == older, what
         assert [name in str(error) for error in damaged] == [True], what
         (newest / name).write_bytes(contents[name])

@@ -85,7 +85,7 @@ def is_lost(caught, folder, *, saved="step-000004"):
     message = str(caught.value)
     assert "\n" not in message
     assert message.endswith(f"then go on with: mtlkit resume {folder}")
-    newest, damaged = RunFolder.open(folder).latest()
+    newest, damaged = RunFolder.open(folder).saves.latest()
     assert (newest.name, damaged) == (saved, [])
     assert f"The checkpoint {newest} is whole." in message
     left = [path.name for path in [*folder.iterdir(), *(folder / "checkpoints").iterdir()]]
@@ -191,7 +191,7 @@ class TestFolder:
         moved = tmp_path / "moved"
         with pytest.raises(StorageError, match="put it back, or start the run again"):
             train(listeners=[once_saved(lambda: (tmp_path / "toy").rename(moved))], **RUN)
-        assert RunFolder.open(moved).latest()[0].name == "step-000004"
+        assert RunFolder.open(moved).saves.latest()[0].name == "step-000004"
         assert outcome(train(run={"name": "moved"}, resume=True, **RUN).folder) == whole
 
     def test_of_checkpoints_that_is_gone_is_made_again(self, train, whole, tmp_path):

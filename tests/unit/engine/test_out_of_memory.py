@@ -57,7 +57,7 @@ class TestInAStep:
         assert said in str(problem)
         assert "\n" not in str(problem)
         assert "training.batch_size=8 training.accumulate=2" in problem.remedy
-        newest, damaged = RunFolder.open(tmp_path / "toy").latest()
+        newest, damaged = RunFolder.open(tmp_path / "toy").saves.latest()
         assert (newest.name, damaged) == ("step-000004", [])
         assert f"The checkpoint {newest} is whole." in problem.remedy
         assert problem.remedy.endswith(f"mtlkit resume {tmp_path / 'toy'}")

@@ -198,16 +198,16 @@ class TestCheckpoints:
 
     def test_newest_is_by_number(self, run, save):
         save(999_999, 1_000_000, keep=1)
-        assert run.latest()[0].name == "step-1000000"
+        assert run.saves.latest()[0].name == "step-1000000"
 
     def test_none_is_no_error(self, run):
-        assert run.latest() == (None, [])
+        assert run.saves.latest() == (None, [])
 
     def test_latest_goes_past_damaged_ones(self, run, save):
         first, second, third, fourth = save(1, 2, 3, 4)
         damage(fourth)
         (third / "manifest.json").unlink()
-        found, damaged = run.latest()
+        found, damaged = run.saves.latest()
         assert found == second != first
         assert [str(folder) in str(error) for folder, error in zip([fourth, third], damaged, strict=True)] == [True] * 2
 
@@ -216,21 +216,21 @@ class TestCheckpoints:
         for folder in folders:
             damage(folder)
         with pytest.raises(CheckpointError, match="No checkpoint of the run is whole") as caught:
-            run.latest()
+            run.saves.latest()
         assert all(str(folder) in str(caught.value) for folder in folders)
         assert caught.value.exit_code == 5
 
     def test_temporary_siblings_are_none(self, run, save):
         (whole,) = save(1)
         (run.path / "checkpoints" / ".step-000002.tmp").mkdir()
-        assert run.latest() == (whole, [])
+        assert run.saves.latest() == (whole, [])
 
     @pytest.mark.parametrize("name", ["step-000001-copy", "step-old", "step-"])
     def test_other_folders_beside_them_are_let_be(self, run, save, name):
         (whole,) = save(1)
         other = run.path / "checkpoints" / name
         other.mkdir()
-        assert run.latest() == (whole, [])
+        assert run.saves.latest() == (whole, [])
         save(2, 3, keep=1)
         assert other.is_dir()
 
@@ -238,7 +238,7 @@ class TestCheckpoints:
         (folder,) = save(1)
         damage(folder)
         save(1)
-        assert run.latest() == (folder, [])
+        assert run.saves.latest() == (folder, [])
 
 
 class TestRecords:
@@ -249,17 +249,17 @@ class TestRecords:
 
     def test_are_on_the_disk_at_once(self, run):
         run.append("metrics.jsonl", {"step": 1})
-        assert (run.path / "metrics.jsonl").stat().st_size == run.sizes()["metrics.jsonl"] > 0
+        assert (run.path / "metrics.jsonl").stat().st_size == run.records.sizes()["metrics.jsonl"] > 0
 
     def test_are_cut_back_to_their_sizes(self, run):
         run.append("metrics.jsonl", {"step": 1})
         run.append("timings.jsonl", {"step": 1})
-        sizes = run.sizes()
+        sizes = run.records.sizes()
         before = (run.path / "metrics.jsonl").read_bytes()
         run.append("metrics.jsonl", {"step": 2})
         run.append("timings.jsonl", {"step": 2})
-        run.truncate(sizes, step=1)
-        assert run.sizes() == sizes
+        run.records.truncate(sizes, step=1)
+        assert run.records.sizes() == sizes
         assert (run.path / "metrics.jsonl").read_bytes() == before
         run.append("metrics.jsonl", {"step": 3})
         assert (run.path / "metrics.jsonl").read_bytes() == before + b'{"step": 3}\n'
@@ -268,7 +268,7 @@ class TestRecords:
         for step in range(3):
             run.append("metrics.jsonl", {"step": step})
         with RunFolder.open(run.path) as again:
-            again.truncate({"metrics.jsonl": 12}, step=0)
+            again.records.truncate({"metrics.jsonl": 12}, step=0)
             again.append("metrics.jsonl", {"step": 9})
         assert (run.path / "metrics.jsonl").read_bytes() == b'{"step": 0}\n{"step": 9}\n'
 
@@ -278,22 +278,22 @@ class TestRecords:
         for step in (1, 2):
             run.append(name, {"step": step})
         (run.path / name).write_bytes(before := (run.path / name).read_bytes() + torn)
-        run.truncate({}, step=2)
+        run.records.truncate({}, step=2)
         assert (run.path / name).read_bytes() == before.removesuffix(torn)
-        run.truncate({}, step=1)
+        run.records.truncate({}, step=1)
         run.append(name, {"step": 3})
         assert (run.path / name).read_bytes() == b'{"step": 1}\n{"step": 3}\n'
 
     def test_hold_no_size_that_depends_on_times(self, run):
         run.append("metrics.jsonl", {"step": 1})
         run.append("timings.jsonl", {"step": 1, "seconds": 0.1})
-        assert run.sizes() == {"metrics.jsonl": 12}
+        assert run.records.sizes() == {"metrics.jsonl": 12}
 
     def test_are_never_made_longer_and_what_is_missing_is_told_of(self, run):
         run.append("metrics.jsonl", {"step": 1})
         told = r"metrics\.jsonl was cut short: 9988 bytes of it that a checkpoint remembers are missing"
         with pytest.warns(UserWarning, match=told):
-            run.truncate({"metrics.jsonl": 10_000}, step=1)
+            run.records.truncate({"metrics.jsonl": 10_000}, step=1)
         assert (run.path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n'
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")

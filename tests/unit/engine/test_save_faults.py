@@ -150,7 +150,7 @@ def model(step):
 def save(run, step):
     """Save a run as the loop does, with records, weights that are the best so far, and a state."""
     run.append("metrics.jsonl", {"step": step})
-    state = {"step": step, "momentum": torch.full((5,), float(step)), "records": run.sizes()}
+    state = {"step": step, "momentum": torch.full((5,), float(step)), "records": run.records.sizes()}
     run.save(step, model(step), state, keep=2, is_best=True)
 
 
@@ -158,11 +158,11 @@ def go_on(path):
     """Go on with a run from its newest whole checkpoint, as a resumed one does, and return that one's step."""
     with RunFolder.open(path) as run:
         run.clear()
-        newest, damaged = run.latest()
+        newest, damaged = run.saves.latest()
         assert damaged == []
         state = checkpoint.load_state(newest)
-        run.truncate(state["records"], step=state["step"])
-        run.keep_newest(2, state["step"])
+        run.records.truncate(state["records"], step=state["step"])
+        run.saves.keep_newest(2, state["step"])
         for step in range(state["step"] + 1, 5):
             save(run, step)
         run.finish({"steps": 4})
@@ -210,7 +210,7 @@ def third_behind(path):
     """Save the run at step 3 in the background."""
     with RunFolder.open(path) as run:
         run.append("metrics.jsonl", {"step": 3})
-        state = {"step": 3, "momentum": torch.full((5,), 3.0), "records": run.sizes()}
+        state = {"step": 3, "momentum": torch.full((5,), 3.0), "records": run.records.sizes()}
         run.save(3, model(3), state, keep=2, is_best=True, background=True)
 
 
@@ -242,7 +242,7 @@ def check(path, whole, *, made_room=False):
 
     Where it `made_room`, it may have given up the checkpoint before the last.
     """
-    found, damaged = RunFolder.open(path).latest()
+    found, damaged = RunFolder.open(path).saves.latest()
     assert found.name in {"step-000002", "step-000003", "step-000004"}
     assert damaged == []
     go_on(path)
@@ -339,7 +339,7 @@ class TestRecords:
             (saved / "metrics.jsonl").unlink()
             with pytest.raises(StorageError, match=r"It was removed while the run wrote to it \(.*metrics\.jsonl\)"):
                 run.save(3, model(3), {}, keep=2)
-        assert RunFolder.open(saved).latest()[0].name == "step-000002"
+        assert RunFolder.open(saved).saves.latest()[0].name == "step-000002"
 
     @pytest.mark.parametrize("fault", [fail(errno.ENOSPC), interrupt])
     def test_are_wholly_there_or_not_at_all(self, saved, fault):
@@ -360,7 +360,7 @@ class TestKeeping:
             save(run, 6)
             damaged = saved / "checkpoints" / "step-000006" / "weights.safetensors"
             damaged.write_bytes(damaged.read_bytes()[:-1])
-            assert run.latest()[0].name == "step-000002"
+            assert run.saves.latest()[0].name == "step-000002"
             run.save(3, model(3), {}, keep=1)
             assert [path.name for path in (saved / "checkpoints").iterdir()] == ["step-000003"]
 

@@ -132,7 +132,7 @@ class TestFailure:
         assert caught.value.exit_code == 7
         assert [event.step for event in told if isinstance(event, events.CheckpointWritten)] == [4]
         assert max(event.step for event in told if isinstance(event, events.StepFinished)) in range(8, 13)
-        folder, damaged = RunFolder.open(tmp_path / "toy").latest()
+        folder, damaged = RunFolder.open(tmp_path / "toy").saves.latest()
         assert (folder.name, damaged) == ("step-000004", [])
 
     @pytest.mark.parametrize("step", [8, 12])
@@ -181,7 +181,7 @@ class TestFailure:
         with pytest.raises(RuntimeError, match="pulled the plug"):
             train(listeners=[listen])
         assert isinstance(told[-1], events.CheckpointWritten)
-        assert RunFolder.open(tmp_path / "toy").latest()[0].name == "step-000004"
+        assert RunFolder.open(tmp_path / "toy").saves.latest()[0].name == "step-000004"
 
 
 class TestStopping:
@@ -251,7 +251,7 @@ class TestStopping:
         assert process.returncode == 130
         assert "Traceback" not in err
         run = RunFolder.open(tmp_path / "stuck")
-        assert (run.latest()[0].name, run.latest()[1]) == ("step-000002", [])
+        assert (run.saves.latest()[0].name, run.saves.latest()[1]) == ("step-000002", [])
 
 
 # A shell that is not interactive has what it starts in the background ignore SIGINT.
