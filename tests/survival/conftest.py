@@ -51,7 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
     # One source in memory, drawn by class; momenta, clipping, two batches a step.
     "fixed": {
         "tasks": [task("sky", sampling="balanced"), task("heat", sampling={"balanced": "sky"})],
-        # Defaults of torch are whole numbers, and floats once they are read back from config.yaml: 0 is then 0.0 in JSON.
+        # Those that torch has as 0 are 0.0 once they are read back from config.yaml.
         "optimizer": {
             "name": "sgd",
             "lr": 0.05,
