@@ -6,6 +6,7 @@ writes ``GradNorm(3, alpha=1.0)`` and the one who writes ``strategy: {name: grad
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
@@ -108,12 +109,16 @@ def _derived(component: Any, all_options: bool, leave_out: frozenset[str]) -> Si
         default = ... if parameter.default is parameter.empty else parameter.default
         annotation = _plain_annotation(hints[parameter.name])
         try:
-            TypeAdapter(annotation, config=_SETTINGS).json_schema()
+            adapter = TypeAdapter(annotation, config=_SETTINGS)
+            adapter.json_schema()
         except Exception as error:  # pydantic's own errors here have no common root
             raise PluginError(
                 f"Option '{parameter.name}' of {name} cannot be checked by its annotation {annotation}: an option is "
                 "something that YAML can hold, such as a number, a text, a list or a Literal."
             ) from error
+        if type(default) is int:  # a float's 0 is what it is when the configuration is read again: 0.0
+            with contextlib.suppress(ValidationError):
+                default = adapter.validate_python(default)
         # Under a name of its own, since pydantic's models have attributes that an option may be called like.
         field: Any = Field(default, alias=parameter.name)
         fields[f"option_{parameter.name}"] = (annotation, field)

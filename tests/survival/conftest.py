@@ -51,15 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
     # One source in memory, drawn by class; momenta, clipping, two batches a step.
     "fixed": {
         "tasks": [task("sky", sampling="balanced"), task("heat", sampling={"balanced": "sky"})],
-        # Those that torch has as 0 are 0.0 once they are read back from config.yaml.
-        "optimizer": {
-            "name": "sgd",
-            "lr": 0.05,
-            "momentum": 0.9,
-            "nesterov": True,
-            "dampening": 0.0,
-            "weight_decay": 0.0,
-        },
+        "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True},
         "schedule": {"name": "cosine", "warmup": 0.2},
         "training": {"accumulate": 2, "clip_norm": 1.0},
         "checkpoints": {"every": 2, "keep": 3},
