@@ -151,7 +151,7 @@ class TestFiles:
         refuses(mtlkit(command, "nowhere.yaml"), 2, ["nowhere.yaml", "No such file", "exists and can be read"])
 
     def test_a_folder(self, mtlkit, folder):
-        refuses(mtlkit("check", str(folder)), 2, [str(folder), "Is a directory"])
+        refuses(mtlkit("check", str(folder)), 2, [str(folder), "It is a folder, not a file"])
 
     @pytest.mark.parametrize(("raw", "fragments"), BAD_FILES, ids=[repr(raw[:16]) for raw, _ in BAD_FILES])
     def test_what_is_no_configuration(self, mtlkit, folder, raw, fragments):
@@ -251,7 +251,7 @@ class TestRunFolders:
         assert mtlkit("train", "run.yaml", "-q").exit_code == 0
         before = contents(folder)
         done = mtlkit("train", "run.yaml", "tasks.parity.weight=2", "--resume")
-        refuses(done, 2, ["tasks[1].weight was 1.0 and is 2.0", "another run.name"])
+        refuses(done, 2, ["tasks[1].weight was 1.0 and is 2.0", "Another run.name"])
         assert contents(folder) == before
 
     @pytest.mark.parametrize("place", ["run.yaml", "run.yaml/deeper", "x" * 300])

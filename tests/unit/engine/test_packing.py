@@ -139,7 +139,9 @@ class TestRoundTrip:
             packing.pack(wrap(state), {})
 
 
-@pytest.mark.parametrize("value", [{1, 2}, b"bytes", object(), 1j, torch.float32, range(3)], ids=repr)
+@pytest.mark.parametrize(
+    "value", [{1, 2}, b"bytes", object(), 1j, torch.float32, range(3)], ids=lambda value: type(value).__name__
+)
 def test_what_it_cannot_hold_is_named(value):
     with pytest.raises(TypeError, match=f"A checkpoint cannot hold a {type(value).__name__}: .* It holds tensors"):
         packing.pack({"a": [value]}, {})
