@@ -116,13 +116,18 @@ def _derived(component: Any, all_options: bool, leave_out: frozenset[str]) -> Si
                 f"Option '{parameter.name}' of {name} cannot be checked by its annotation {annotation}: an option is "
                 "something that YAML can hold, such as a number, a text, a list or a Literal."
             ) from error
-        if type(default) is int:  # a float's 0 is what it is when the configuration is read again: 0.0
-            with contextlib.suppress(ValidationError):
-                default = adapter.validate_python(default)
         # Under a name of its own, since pydantic's models have attributes that an option may be called like.
-        field: Any = Field(default, alias=parameter.name)
+        field: Any = Field(_as_read(default, adapter), alias=parameter.name)
         fields[f"option_{parameter.name}"] = (annotation, field)
     return Signature(tuple(facts), create_model(component.__name__, __config__=_SETTINGS, **fields))
+
+
+def _as_read(default: Any, adapter: TypeAdapter[Any]) -> Any:
+    """Return a default as it is once it was written down and read: a float's 0 is 0.0, or states would differ by it."""
+    if type(default) is int:
+        with contextlib.suppress(ValidationError):
+            return adapter.validate_python(default)
+    return default
 
 
 def _plain_annotation(annotation: Any) -> Any:
