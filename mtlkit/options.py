@@ -126,7 +126,8 @@ def _as_read(default: Any, adapter: TypeAdapter[Any]) -> Any:
     """Return a default as it is once it was written down and read: a float's 0 is 0.0, or states would differ by it."""
     if type(default) is int:
         with contextlib.suppress(ValidationError):
-            return adapter.validate_python(default)
+            read = adapter.validate_python(default)
+            return read if read == default else default
     return default
 
 

@@ -18,6 +18,7 @@ from mtlkit.encoders.base import Encoder
 from mtlkit.encoders.cnn import CNN
 from mtlkit.encoders.mlp import MLP
 from mtlkit.encoders.tabular import Tabular
+from mtlkit.errors import NonFiniteError
 from mtlkit.gradients import Outlook, backward, look_ahead
 from mtlkit.options import signature_of
 from mtlkit.specs import FeatureSpec, InputSpec
@@ -423,16 +424,24 @@ def every_strategy_can_weigh_it(subject: Subject) -> None:
             if case.n_tasks == 1 and strategy.over is Over.PARAMETERS:
                 continue  # a task alone need share nothing
             told = f"{case.what}, trained with the strategy {type(strategy).__name__},"
+            overflown = False
             with asking(told):
-                ahead = _outlook(case, architecture, strategy)
-                features = case.trial.train(architecture)
-                backward(_losses(features), strategy=strategy, features=features, shared=architecture, ahead=ahead)
+                try:
+                    ahead = _outlook(case, architecture, strategy)
+                    features = case.trial.train(architecture)
+                    backward(_losses(features), strategy=strategy, features=features, shared=architecture, ahead=ahead)
+                except NonFiniteError:
+                    overflown = True
+            require(not overflown, f"{told} had NaN or infinite gradients", _FINITE)
             gradients = [each.grad for each in parameters if each.grad is not None]
             require(
                 gradients and all(bool(gradient.isfinite().all()) for gradient in gradients),
                 f"{told} had {'NaN or infinite' if gradients else 'no'} gradients",
-                "Look for a division by a deviation that may be 0, or a detach().",
+                _FINITE,
             )
+
+
+_FINITE = "Look for a division by a deviation that may be 0, or a detach()."
 
 
 @CHECKS

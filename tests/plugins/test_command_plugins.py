@@ -143,7 +143,7 @@ class TestRunning:
         assert message in done.stderr
         assert "acme-bar" not in done.stderr
 
-    @pytest.mark.parametrize(("how", "code"), [("exit", 42), ("", 7), ("abort", 1), ("interrupt", 1)])
+    @pytest.mark.parametrize(("how", "code"), [("exit", 42), ("", 7), ("abort", 1), ("interrupt", 130)])
     def test_its_own_exit_codes_pass(self, commands, mtlkit, how, code):
         done = mtlkit("spill", "--how", how)
         assert done.exit_code == code

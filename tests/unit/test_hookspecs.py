@@ -124,13 +124,13 @@ def test_every_kind_has_its_hook():
 
 def test_every_hook_has_an_example():
     hooks = [getattr(spec, name) for spec in (ComponentHooks, RunHooks) for name in vars(spec) if "mtlkit" in name]
-    assert len(hooks) == 13
+    assert len(hooks) == 14
     assert all("``" in hook.__doc__ for hook in hooks)
 
 
 def test_every_hook_of_runs_takes_an_event():
     hooks = [value for name, value in vars(RunHooks).items() if name.startswith("mtlkit_")]
-    assert len(hooks) == 7
+    assert len(hooks) == 8
     assert all(list(inspect.signature(hook).parameters) == ["self", "event"] for hook in hooks)
 
 
