@@ -112,6 +112,8 @@ def _derived(component: Any, all_options: bool, leave_out: frozenset[str]) -> Si
             adapter = TypeAdapter(annotation, config=_SETTINGS)
             adapter.json_schema()
         except Exception as error:  # pydantic's own errors here have no common root
+            if KeyboardInterrupt.__name__ in str(error):  # Ctrl-C, told of by pydantic as its own error
+                raise KeyboardInterrupt from error
             raise PluginError(
                 f"Option '{parameter.name}' of {name} cannot be checked by its annotation {annotation}: an option is "
                 "something that YAML can hold, such as a number, a text, a list or a Literal."

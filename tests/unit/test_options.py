@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
+from pydantic_core import SchemaError
 
 from mtlkit.encoders import CNN, MLP
 from mtlkit.errors import ConfigError, PluginError, Problem
@@ -317,6 +318,18 @@ def test_a_default_is_what_it_is_once_it_was_written_down_and_read():
     assert checked["wrong"] == 0  # which is its author's to mend
     again = signature.check({"rate": 0, "size": 0}, document, ())
     assert [type(again[name]) for name in ("rate", "size")] == [float, int]
+
+
+def test_ctrl_c_while_pydantic_works_is_no_fault_of_the_component(monkeypatch):
+    def interrupted(*_, **__):
+        raise SchemaError("Error building 'float' schema: KeyboardInterrupt: ")
+
+    class Component:
+        def __init__(self, *, width: int = 1) -> None: ...
+
+    monkeypatch.setattr("mtlkit.options.TypeAdapter", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        signature_of(Component)
 
 
 class TestOptimizers:
