@@ -108,20 +108,30 @@ def _derived(component: Any, all_options: bool, leave_out: frozenset[str]) -> Si
             raise PluginError(f"Option '{parameter.name}' of {name} begins with '_', and no configuration can set it.")
         default = ... if parameter.default is parameter.empty else parameter.default
         annotation = _plain_annotation(hints[parameter.name])
-        try:
-            adapter = TypeAdapter(annotation, config=_SETTINGS)
-            adapter.json_schema()
-        except Exception as error:  # pydantic's own errors here have no common root
-            if KeyboardInterrupt.__name__ in str(error):  # Ctrl-C, told of by pydantic as its own error
-                raise KeyboardInterrupt from error
-            raise PluginError(
-                f"Option '{parameter.name}' of {name} cannot be checked by its annotation {annotation}: an option is "
-                "something that YAML can hold, such as a number, a text, a list or a Literal."
-            ) from error
+        adapter = _adapter(annotation, parameter.name, name)
         # Under a name of its own, since pydantic's models have attributes that an option may be called like.
         field: Any = Field(_as_read(default, adapter), alias=parameter.name)
         fields[f"option_{parameter.name}"] = (annotation, field)
     return Signature(tuple(facts), create_model(component.__name__, __config__=_SETTINGS, **fields))
+
+
+def _adapter(annotation: Any, option: str, component: str) -> TypeAdapter[Any]:
+    """Return what checks values by an annotation.
+
+    Raises:
+        PluginError: If it is an annotation of what no configuration can hold.
+    """
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=_SETTINGS)
+        adapter.json_schema()
+    except Exception as error:  # pydantic's own errors here have no common root
+        if KeyboardInterrupt.__name__ in str(error):  # Ctrl-C, told of by pydantic as its own error
+            raise KeyboardInterrupt from error
+        raise PluginError(
+            f"Option '{option}' of {component} cannot be checked by its annotation {annotation}: an option is something "
+            "that YAML can hold, such as a number, a text, a list or a Literal."
+        ) from error
+    return adapter
 
 
 def _as_read(default: Any, adapter: TypeAdapter[Any]) -> Any:
