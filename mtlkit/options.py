@@ -128,8 +128,8 @@ def _adapter(annotation: Any, option: str, component: str) -> TypeAdapter[Any]:
         if KeyboardInterrupt.__name__ in str(error):  # Ctrl-C, told of by pydantic as its own error
             raise KeyboardInterrupt from error
         raise PluginError(
-            f"Option '{option}' of {component} cannot be checked by its annotation {annotation}: an option is something "
-            "that YAML can hold, such as a number, a text, a list or a Literal."
+            f"Option '{option}' of {component} cannot be checked by its annotation {annotation}: an option is "
+            "something that YAML can hold, such as a number, a text, a list or a Literal."
         ) from error
     return adapter
 
