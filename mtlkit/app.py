@@ -305,6 +305,7 @@ def _go_on(
         if run.result is not None and not run.saves:
             raise CheckpointError(f"The run {folder} is finished, and has no checkpoint left to go on from.")
         if changes:
+            run.saves.latest()  # where none is whole, that is an error before its results and configuration have gone
             on_changes(changes)
         # Its weights are in its checkpoints, if it came to one.
         experiment = _from_the_start(resolved, None if run.saves else read_pretrained(resolved))

@@ -121,6 +121,19 @@ class TestDamage:
         assert warning.endswith("Going on from runs/first/checkpoints/step-000001, which is older.")
         assert "from step 1 to step 3" in done.stderr
 
+    def test_of_all_leaves_a_finished_run_that_is_to_be_longer_as_it_is(self, mtlkit, folder):
+        assert mtlkit("train", "run.yaml", "-q").exit_code == 0
+        run = folder / "runs" / "first"
+        for checkpoint in (run / "checkpoints").iterdir():
+            damage(checkpoint)
+        whole = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file() and path.name != "lock.json"}
+        done = mtlkit("resume", "runs/first", "training.steps=5")
+        assert done.exit_code == 5
+        assert "No checkpoint of the run is whole." in done.stderr
+        assert "done.json" in whole
+        after = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file() and path.name != "lock.json"}
+        assert after == whole
+
     def test_of_all(self, mtlkit, folder, stopped, monkeypatch):
         stopped("training.steps_per_epoch=1")
         monkeypatch.chdir(folder)
