@@ -272,7 +272,7 @@ class TestBounds:
             ("mtlkit>=0.1", "MTLKIT<1"),
             ("mtlkit~=0.1",),
             ("mtlkit==0.1.*",),
-            ("mtlkit @ file:///work/mtlkit",),
+            ("mtlkit @ file:///src/mtlkit",),
         ],
     )
     def test_bounds_have_many_spellings(self, provide, requires):
