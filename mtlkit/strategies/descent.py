@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mtlkit.strategies.numbers import tensor_of, write
+
 __all__ = ["Descent", "Method"]
 
 Method = Literal["adam", "sgd"]
@@ -45,13 +47,14 @@ class Descent(nn.Module):
             gradient: The gradient with respect to the numbers of the tasks present ``[K]``.
             present: Their indices ``[K]``.
         """
-        return gradient.new_tensor(self.step_of(gradient.tolist(), present.tolist()))
+        return tensor_of(self.step_of(gradient.tolist(), present.tolist()), gradient)
 
     def step_of(self, gradient: Sequence[float], present: Sequence[int]) -> list[float]:
         """Do what :meth:`step` does, for plain numbers: of a few, they take a fraction of the time that tensors do."""
         if self.method == "sgd":
             return [self.lr * slope for slope in gradient]
-        steps, means, squares = self.steps.tolist(), self.mean.tolist(), self.square.tolist()
+        memory = self.steps, self.mean, self.square
+        steps, means, squares = stored = [buffer.tolist() for buffer in memory]
         taken = []
         for task, slope in zip(present, gradient, strict=True):
             steps[task] = step = steps[task] + 1
@@ -59,7 +62,6 @@ class Descent(nn.Module):
             squares[task] = square = _BETA2 * squares[task] + (1 - _BETA2) * (slope * slope)
             mean, square = mean / (1 - _BETA1**step), square / (1 - _BETA2**step)
             taken.append(self.lr * mean / (math.sqrt(square) + _EPS))
-        stored = self.steps.new_tensor([steps, means, squares])
-        for buffer, values in zip((self.steps, self.mean, self.square), stored, strict=True):
-            buffer.copy_(values)
+        for values, buffer in zip(stored, memory, strict=True):
+            write(values, buffer)
         return taken

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.strategies.base import Strategy, Weighting
+from mtlkit.strategies.numbers import tensor_of
 from mtlkit.strategies.softmax import softmax
 
 __all__ = ["DWA"]
@@ -57,7 +58,7 @@ class DWA(Strategy):
         present = range(self.n_tasks) if tasks is None else tasks.tolist()
         ratios = [last[task] / before[task] if last[task] > 0 and before[task] > 0 else 1.0 for task in present]
         shares = softmax([ratio / self.temperature for ratio in ratios])
-        return Weighting(losses.new_tensor([len(shares) * share for share in shares]))
+        return Weighting(tensor_of([len(shares) * share for share in shares], losses))
 
     def end_epoch(self) -> None:
         seen = self.counts > 0

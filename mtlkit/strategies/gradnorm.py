@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
 from mtlkit.strategies.descent import Descent, Method
+from mtlkit.strategies.numbers import tensor_of, write
 
 __all__ = ["GradNorm"]
 
@@ -87,7 +88,7 @@ class GradNorm(Strategy):
             norms = [math.sqrt(max(square, 0.0)) for square in gramian.diagonal().tolist()]
             after = self._descend(before, losses.tolist(), norms, present)
             self._store(self.task_weights, every, present, after)
-        return Weighting(losses.new_tensor(before))
+        return Weighting(tensor_of(before, losses))
 
     def balance_gradient(
         self, weights: Sequence[float], losses: Sequence[float], norms: Sequence[float], initial: Sequence[float]
@@ -130,7 +131,7 @@ class GradNorm(Strategy):
     def _store(self, buffer: Tensor, every: list[float], present: Sequence[int], values: Sequence[float]) -> None:
         for task, value in zip(present, values, strict=True):
             every[task] = value
-        buffer.copy_(buffer.new_tensor(every))
+        write(every, buffer)
 
 
 def _power(base: float, exponent: float) -> float:

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.strategies.base import Strategy, Weighting
+from mtlkit.strategies.numbers import tensor_of, write
 from mtlkit.strategies.softmax import softmax
 
 __all__ = ["STCH"]
@@ -72,15 +73,14 @@ class STCH(Strategy):
                 steps[task] += 1
                 if not is_warm:
                     ideal[task] = min(ideal[task], loss)
-            self.steps.copy_(self.steps.new_tensor(steps))
+            write(steps, self.steps)
             if not all(warm):
-                self.ideal.copy_(self.ideal.new_tensor(ideal))
+                write(ideal, self.ideal)
         if not all(warm):
             return Weighting(torch.ones_like(losses))
         every = self.preference.tolist()
         preference = [every[task] for task in present]
         rises = [loss - ideal[task] for task, loss in zip(present, seen, strict=True)]
         shares = softmax([p * rise / self.mu for p, rise in zip(preference, rises, strict=True)])
-        return Weighting(
-            losses.new_tensor([len(seen) * p * share for p, share in zip(preference, shares, strict=True)])
-        )
+        weights = [len(seen) * p * share for p, share in zip(preference, shares, strict=True)]
+        return Weighting(tensor_of(weights, losses))

@@ -1,0 +1,30 @@
+"""Plain numbers, in which a few of anything are worked out in a fraction of the time of tensors: back to a tensor.
+
+>>> tensor_of([0.5, 2.0], torch.zeros(2).double()).tolist()
+[0.5, 2.0]
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+__all__ = ["tensor_of", "write"]
+
+
+def tensor_of(values: Iterable[float], like: Tensor) -> Tensor:
+    """Return some numbers, one at least, as a tensor of their own, of the dtype and on the device of another."""
+    return _fresh(values).to(like)
+
+
+def write(values: Iterable[float], into: Tensor) -> None:
+    """Write numbers, one at least, over those that a tensor holds."""
+    into.copy_(_fresh(values))
+
+
+def _fresh(values: Iterable[float]) -> Tensor:
+    # From an array's memory: within a training step, torch.tensor takes three times as long for the same.
+    return torch.frombuffer(array("d", values), dtype=torch.float64)
