@@ -13,6 +13,7 @@ import numpy as np
 
 from mtlkit.solvers.gramian import Array, checked, norms_of
 from mtlkit.solvers.quadratic import OwnUnits, minimise
+from mtlkit.solvers.two import cagrad_of_two
 
 __all__ = ["cagrad_weights"]
 
@@ -68,29 +69,11 @@ def cagrad_weights(gramian: Any, c: float) -> Array:
         return centre
     reach = min(c, _LARGEST) * math.sqrt(square)
     if size == 2:  # noqa: PLR2004
-        return _of_two(matrix, slope, reach)
+        (a, b), (_, d) = matrix.tolist()
+        return np.array(cagrad_of_two(a, b, d, slope.item(0) - slope.item(1), reach))
     if reach * reach <= 0:
         return minimise(np.zeros_like(matrix), slope)
     return _of_many(matrix, slope, reach)
-
-
-def _of_two(matrix: Array, slope: Array, reach: float) -> Array:
-    """Minimise slope'w + reach ||g_w|| along the segment: ||g_w||^2 is a parabola, so the slope's zero is explicit."""
-    (a, b), (_, d) = matrix.tolist()
-    rise = slope.item(0) - slope.item(1)
-    curvature = a + d - 2 * b  # ||g_1 - g_2||^2
-    if curvature <= _EPS * (a + d):
-        return np.array([0.5, 0.5])
-    slack = reach * reach * curvature - rise * rise
-    if not rise:
-        first = (d - b) / curvature
-    elif slack > 0:
-        height = math.sqrt(max(a * d - b * b, 0.0))  # of the triangle, times its base
-        first = (d - b - rise * height / math.sqrt(slack)) / curvature
-    else:
-        first = 0.0 if rise > 0 else 1.0
-    first = min(max(first, 0.0), 1.0)
-    return np.array([first, 1.0 - first])
 
 
 def _of_many(matrix: Array, slope: Array, reach: float) -> Array:

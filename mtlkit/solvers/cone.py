@@ -13,6 +13,7 @@ import numpy as np
 
 from mtlkit.solvers.active_set import TOLERANCE, Mask, Problem, active_set
 from mtlkit.solvers.gramian import RIDGE, Array, angles, checked, norms_of, vectors
+from mtlkit.solvers.two import cone_of_two
 
 __all__ = ["dual_cone"]
 
@@ -62,7 +63,7 @@ def dual_cone(gramian: Any, references: Any) -> Array:
         return np.array(references)  # where nothing conflicts, nothing is projected
     norms = norms_of(matrix)
     if norms.size == 2 and (references >= 0).all():  # noqa: PLR2004
-        return _of_two(matrix, references, norms)
+        return np.array(cone_of_two(matrix.item(1), norms.tolist(), references.tolist()))
     cosines = angles(matrix, norms)
     norms /= norms.max() or 1.0
     combined = references * norms  # [R, T]
@@ -75,17 +76,6 @@ def dual_cone(gramian: Any, references: Any) -> Array:
     multipliers *= (norms > 0) / (norms + (norms == 0))
     multipliers += references
     return multipliers
-
-
-def _of_two(matrix: Array, references: Array, norms: Array) -> Array:
-    """Raise each of two to where the other is not hurt: of u >= 0, at most one has to be raised."""
-    first, second = norms.tolist()
-    if not (first and second):
-        return np.array(references)
-    cosine = -min(max(matrix.item(1) / first / second, -1.0), 0.0)
-    ratio = second / first
-    rows = [(max(u, cosine * ratio * v), max(v, cosine / ratio * u)) for u, v in references.tolist()]
-    return np.array(rows)
 
 
 def _nonnegative(matrix: Array, right: Array) -> Array:

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtlkit.solvers.gramian import RIDGE, Array, angles, checked, norms_of
+from mtlkit.solvers.two import LOST, nash_of_two
 
 __all__ = ["Solution", "nash_weights"]
 
 _LIMIT = 100  # Newton steps; five to ten is what it takes
 _STEP = 1e-9  # the relative step after which nothing changes: the next one would be about its square
 _SMALL = 0.2  # a step so small, times 1 + 1/alpha, is within reach of quadratic convergence
-_LOST = 1e-3  # the relative error from rounding at which a sum is no longer known
 _BOUNDARY = 0.99  # the most of its value that a weight may lose in a step
 _HALVINGS = 40
 _EPS = float(np.finfo(np.float64).eps)
@@ -88,9 +88,8 @@ def nash_weights(gramian: Any, alpha: float = 1.0, *, limit: int = _LIMIT) -> So
     if norms.size == 1:
         return Solution(alone, converged=True)
     if norms.size == 2 and power == 1:  # noqa: PLR2004
-        shared = 1 + min(max(matrix.item(1) / norms.item(0) / norms.item(1), -1.0), 1.0)
-        converged = shared > _EPS / _LOST
-        return Solution(alone / math.sqrt(shared if converged else 1.0), converged)
+        of_two, converged = nash_of_two(matrix.item(1), norms.tolist())
+        return Solution(np.array(of_two), converged)
     relative, converged = _newton(angles(matrix, norms), norms ** ((power - 1) / (power + 1)), power, limit)
     with np.errstate(over="ignore"):
         return Solution(np.minimum(alone * relative, _MAX), converged)
@@ -110,7 +109,7 @@ def _newton(cosines: Array, scale: Array, power: float, limit: int) -> tuple[Arr
     for _ in range(limit):
         b = scale * x
         share = squares * x ** (1 - power)
-        if _EPS * float(b.sum()) ** 2 > _LOST * float(share.sum()):
+        if _EPS * float(b.sum()) ** 2 > LOST * float(share.sum()):
             break
         step = _newton_step(cosines, b, power * share, share - b * (cosines @ b))
         size = float(np.abs(step).max())

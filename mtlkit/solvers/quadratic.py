@@ -15,6 +15,7 @@ import numpy as np
 from mtlkit.solvers.active_set import TOLERANCE, Problem, active_set
 from mtlkit.solvers.frank_wolfe import pairwise_frank_wolfe
 from mtlkit.solvers.gramian import RIDGE, Array, angles, checked, norms_of, vectors
+from mtlkit.solvers.two import simplex_of_two
 
 __all__ = ["LIMIT", "OwnUnits", "minimise", "simplex_qp"]
 
@@ -106,7 +107,8 @@ def minimise(
         return np.ones(1)
     linear = np.zeros(size) if linear is None else linear - linear.min()  # a constant changes nothing
     if size == 2:  # noqa: PLR2004
-        return _of_two(matrix, linear)
+        (a, b), (_, c) = matrix.tolist()
+        return np.array(simplex_of_two(a, b, c, linear.item(1) - linear.item(0)))
     diagonal, steepest = matrix.diagonal(), float(linear.max())
     top = max(float(diagonal.max()), steepest)
     if top <= 0:
@@ -124,18 +126,6 @@ def minimise(
         limit -= result.systems
     centre = np.full(size, 1 / size)
     return pairwise_frank_wolfe(matrix / top, linear / top, centre, tolerance=TOLERANCE, limit=_FRANK_WOLFE_LIMIT)
-
-
-def _of_two(matrix: Array, linear: Array) -> Array:
-    """Return the weights of two: each is proportional to how far the slope along the segment is from 0 at the other."""
-    (a, b), (_, c) = matrix.tolist()
-    rise = linear.item(1) - linear.item(0)
-    first, second = max(c - b + rise, 0.0), max(a - b - rise, 0.0)
-    larger = max(first, second)
-    if not larger:  # one point, twice
-        return np.array([0.5, 0.5])
-    first, second = first / larger, second / larger
-    return np.array([first / (first + second), second / (first + second)])
 
 
 def _problems(
