@@ -7,17 +7,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
+from mtlkit.solvers.few import Rows, dot, eigen_of, norms_of
 from mtlkit.strategies.base import Needs, Over
 from mtlkit.strategies.preference import PreferringStrategy
 
 __all__ = ["AlignedMTL"]
 
 _ROUNDING = 1e-6  # of a product of two gradients, of their norms
+_EPS = float(np.finfo(np.float64).eps)
 
 
 class AlignedMTL(PreferringStrategy):
@@ -43,8 +46,10 @@ class AlignedMTL(PreferringStrategy):
 
     plain_heads: ClassVar[bool] = True
 
-    def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
-        return self.solved(lambda m: _aligned(m, preference.cpu().numpy()), gramian)
+    def prefer(self, gramian: Tensor, preference: list[float]) -> Tensor:
+        return self.solved(
+            lambda m: _aligned(m, np.array(preference)), gramian, few=lambda rows: _aligned_of_few(rows, preference)
+        )
 
 
 def _aligned(gramian: np.ndarray, preference: np.ndarray) -> np.ndarray:
@@ -61,3 +66,19 @@ def _aligned(gramian: np.ndarray, preference: np.ndarray) -> np.ndarray:
     inverse = np.where(kept, 1 / np.sqrt(np.maximum(values, info.tiny)), 0.0)
     aligned: np.ndarray = np.sqrt(values[kept][0]) * (vectors @ (inverse * (vectors.T @ preference)))
     return aligned
+
+
+def _aligned_of_few(gramian: Rows, preference: list[float]) -> list[float] | None:
+    """Return it in plain numbers, where no gradient is 0."""
+    norms = norms_of(gramian)
+    if norms is None:
+        return None
+    values, vectors = eigen_of(gramian)
+    rounding = len(values) * _EPS * values[-1]
+    least, aligned = 0.0, [0.0] * len(values)
+    for value, vector in zip(values, vectors, strict=True):
+        if value > max(rounding, _ROUNDING * dot(map(abs, vector), norms) ** 2):
+            least = least or value  # they rise
+            factor = dot(vector, preference) * math.sqrt(least / value)
+            aligned = [total + factor * each for total, each in zip(aligned, vector, strict=True)]
+    return aligned if least else None

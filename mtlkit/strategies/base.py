@@ -7,7 +7,7 @@ gradient of L_i over the place that the strategy names; M the Gram matrix of the
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.errors import NonFiniteError
+from mtlkit.solvers.few import FEW, Rows
+from mtlkit.strategies.numbers import tensor_of
 
 __all__ = ["GramianStrategy", "Needs", "Over", "Strategy", "Weighting"]
 
@@ -204,8 +206,23 @@ class GramianStrategy(Strategy):
         """Return the weights ``[K]`` for a Gram matrix ``[K, K]`` and losses ``[K]``, all in float64."""
         raise NotImplementedError
 
-    def solved(self, solver: Callable[[np.ndarray], np.ndarray], gramian: Tensor) -> Tensor:
-        """Return what a solver makes of the Gram matrix, which it is given as an array on the CPU."""
+    def solved(
+        self,
+        solver: Callable[[np.ndarray], np.ndarray],
+        gramian: Tensor,
+        few: Callable[[Rows], Sequence[float] | None] | None = None,
+    ) -> Tensor:
+        """Return what a solver makes of the Gram matrix.
+
+        Args:
+            solver: Answers to the Gram matrix as an array on the CPU.
+            gramian: M ``[K, K]``.
+            few: Answers to few tasks in its place, where it can: to plain numbers, in plain numbers.
+        """
+        if few is not None and len(gramian) <= FEW:
+            answer = few(gramian.tolist())
+            if answer is not None:
+                return tensor_of(answer, gramian)
         return torch.from_numpy(np.ascontiguousarray(solver(gramian.detach().cpu().numpy()))).to(gramian)
 
     def _given(self, gramian: Tensor | None) -> Tensor:

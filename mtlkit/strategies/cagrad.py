@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.solvers import cagrad_weights
+from mtlkit.solvers.few import Rows, cagrad_of_few, dot
 from mtlkit.strategies.base import GramianStrategy, Needs, Over
 
 __all__ = ["CAGrad"]
@@ -50,16 +51,31 @@ class CAGrad(GramianStrategy):
         self.c, self.rescale = c, rescale
 
     def solve(self, gramian: Tensor, losses: Tensor) -> Tensor:
-        return self.solved(self._combination, gramian)
+        return self.solved(self._combination, gramian, few=self._combination_of_few)
 
     def _combination(self, gramian: np.ndarray) -> np.ndarray:
         """Return d in terms of the gradients ``[K]``."""
         mean = np.full(len(gramian), 1 / len(gramian))
-        weights = mean
-        if self.c > 0:
-            w = cagrad_weights(gramian, self.c)
-            longest = math.sqrt(max(gramian.diagonal().max(), 0.0))
-            known = max(math.sqrt(max(w @ gramian @ w, 0.0)), _SHORTEST * longest)
-            if known > 0:
-                weights = mean + self.c * math.sqrt(max(mean @ gramian @ mean, 0.0)) / known * w
-        return weights / (1 + self.c**2) if self.rescale else weights
+        w = cagrad_weights(gramian, self.c) if self.c > 0 else mean
+        share = self._share(w @ gramian @ w, mean @ gramian @ mean, gramian.diagonal().max())
+        return np.asarray((mean + share * w) / self._divisor)
+
+    def _combination_of_few(self, gramian: Rows) -> list[float] | None:
+        """Return it in plain numbers."""
+        w = cagrad_of_few(gramian, self.c)
+        if w is None:
+            return None
+        size, divisor = len(w), self._divisor
+        square = dot(w, [dot(row, w) for row in gramian])
+        longest = max(row[place] for place, row in enumerate(gramian))
+        share = self._share(square, sum(map(sum, gramian)) / size / size, longest)
+        return [(1 / size + share * each) / divisor for each in w]
+
+    def _share(self, square: float, mean: float, longest: float) -> float:
+        """Return c ||g_0|| / ||g_w||, from the squares of g_w, of g_0, and of the longest gradient."""
+        known = max(math.sqrt(max(square, 0.0)), _SHORTEST * math.sqrt(max(longest, 0.0)))
+        return self.c * math.sqrt(max(mean, 0.0)) / known if known > 0 else 0.0
+
+    @property
+    def _divisor(self) -> float:
+        return 1 + self.c**2 if self.rescale else 1.0

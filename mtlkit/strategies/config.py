@@ -41,9 +41,11 @@ class ConFIG(PreferringStrategy):
     over: ClassVar[Over | None] = Over.PARAMETERS
     plain_heads: ClassVar[bool] = True
 
-    def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
+    def prefer(self, gramian: Tensor, preference: list[float]) -> Tensor:
         cosines, inverse = cosines_of(gramian)
-        coefficients = equal_projections(cosines, preference / preference.amax())  # of u_i in v
+        coefficients = equal_projections(
+            cosines, cosines.new_tensor([each / max(preference) for each in preference])
+        )  # of u_i in v
         square = coefficients @ cosines @ coefficients  # ||v||^2
         if square <= torch.finfo(square.dtype).eps:
             return torch.zeros_like(inverse)  # opposite gradients: no direction serves them all

@@ -28,7 +28,7 @@ class Draws(nn.Module):
 
     def next(self, *, advance: bool) -> torch.Generator:
         """Return the generator of this step, on the CPU; the same one again if the last call did not advance."""
-        number = (int(self.seed) + int(self.count) * _MULTIPLIER) % 2**63
+        number = (int(self.seed.item()) + int(self.count.item()) * _MULTIPLIER) % 2**63
         if advance:
             self.skip()
         return torch.Generator().manual_seed(number)

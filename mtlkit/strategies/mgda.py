@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.solvers import min_norm_point
+from mtlkit.solvers.few import min_norm_of_few
 from mtlkit.strategies.base import GramianStrategy, Needs, Over
 
 __all__ = ["MGDA", "MGDAUB"]
@@ -45,7 +46,7 @@ class MGDA(GramianStrategy):
             divisors = {"l2": norms, "loss": losses.abs(), "loss+": losses.abs() * norms}[self.normalize]
             divisors = torch.where(divisors > 0, divisors, 1)
             gramian = gramian / divisors / divisors[:, None]
-        return self.solved(min_norm_point, gramian)
+        return self.solved(min_norm_point, gramian, few=min_norm_of_few)
 
 
 class MGDAUB(MGDA):

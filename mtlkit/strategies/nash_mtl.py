@@ -14,7 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.solvers import nash_weights
+from mtlkit.solvers.few import FEW, nash_of_few
 from mtlkit.strategies.base import GramianStrategy, Needs, Over, Weighting
+from mtlkit.strategies.numbers import tensor_of
 
 __all__ = ["FairGrad", "NashMTL"]
 
@@ -50,17 +52,26 @@ class FairGrad(GramianStrategy):
         self.register_buffer("failures", torch.zeros((), dtype=torch.float64))
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
-        gramian = self._given(gramian)
-        present = slice(None) if tasks is None else tasks
-        found, good = nash_weights(gramian.detach().cpu().numpy(), self.alpha)
-        if not good:
+        weights = self._solution(self._given(gramian))
+        if weights is None:
             if self.training:
                 self.failures += 1
-            return Weighting(self.last[present].clone())
-        weights = torch.from_numpy(np.minimum(found, _LARGEST)).to(gramian)
+            return Weighting(self.last.clone() if tasks is None else self.last[tasks])
         if self.training:
-            self.last[present] = weights
+            if tasks is None:
+                self.last.copy_(weights)
+            else:
+                self.last[tasks] = weights
         return Weighting(weights)
+
+    def _solution(self, gramian: Tensor) -> Tensor | None:
+        """Return what solves the equations ``[K]``; None where nothing was found to."""
+        if len(gramian) <= FEW:
+            answer = nash_of_few(gramian.tolist(), self.alpha)
+            if answer is not None:
+                return tensor_of([min(each, _LARGEST) for each in answer], gramian)
+        found, good = nash_weights(gramian.detach().cpu().numpy(), self.alpha)
+        return torch.from_numpy(np.minimum(found, _LARGEST)).to(gramian) if good else None
 
 
 class NashMTL(FairGrad):

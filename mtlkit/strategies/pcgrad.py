@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import chain
+from operator import add
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -13,8 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mtlkit.solvers.few import Rows, dot, norms_of
 from mtlkit.strategies.base import GramianStrategy, Needs, Over, Weighting
 from mtlkit.strategies.draws import Draws
+from mtlkit.strategies.numbers import tensor_of, write
 
 __all__ = ["GradVac", "PCGrad"]
 
@@ -48,10 +53,15 @@ class PCGrad(GramianStrategy):
         if len(gramian) == 2:  # noqa: PLR2004 - whom else should the one meet?
             if self.training:
                 self.draws.skip()
-            return Weighting(self.solved(_project_two, gramian))
-        present = self._present(tasks, losses)
-        orders = _orders(self.draws.next(advance=self.training), self.n_tasks, present)
-        return Weighting(self.solved(lambda m: _project(m, orders), gramian))
+            return Weighting(tensor_of(_project_two(gramian.tolist()), gramian))
+        keys = _keys(self.draws.next(advance=self.training), self.n_tasks, tasks)
+        return Weighting(
+            self.solved(
+                lambda m: _project(m, keys.argsort(1).numpy()),
+                gramian,
+                few=lambda rows: _project_few(rows, _orders(keys.tolist())),
+            )
+        )
 
 
 class GradVac(GramianStrategy):
@@ -91,23 +101,36 @@ class GradVac(GramianStrategy):
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
         gramian = self._given(gramian)
-        present = self._present(tasks, losses)
-        orders = _orders(self.draws.next(advance=self.training), self.n_tasks, present)
-        goals = self.goals[present[:, None], present].cpu().numpy()
-        weights = self.solved(lambda m: _vaccinate(m, orders, goals, self.beta), gramian)
+        keys = _keys(self.draws.next(advance=self.training), self.n_tasks, tasks)
+        goals: Rows = (self.goals if tasks is None else self.goals[tasks[:, None], tasks]).tolist()
+        weights = self.solved(
+            lambda m: _vaccinate(m, keys.argsort(1).numpy(), goals, self.beta),
+            gramian,
+            few=lambda rows: _vaccinate_few(rows, _orders(keys.tolist()), goals, self.beta),
+        )
         if self.training:
-            self.goals[present[:, None], present] = torch.from_numpy(goals).to(self.goals)
+            if tasks is None:
+                write(chain.from_iterable(goals), self.goals.view(-1))
+            else:
+                self.goals[tasks[:, None], tasks] = self.goals.new_tensor(goals)
         return Weighting(weights)
 
 
-def _orders(generator: torch.Generator, n_tasks: int, present: Tensor) -> Array:
-    """Return for each task present an order of all that are present ``[K, K]``, by their places among them.
+def _keys(generator: torch.Generator, n_tasks: int, tasks: Tensor | None) -> Tensor:
+    """Return for each task present the numbers that all who are present are put in order by ``[K, K]``.
 
     Numbers are drawn for every task, so that the order of two does not depend on which others are there.
     """
     keys = torch.rand(n_tasks, n_tasks, generator=generator, dtype=torch.float64)
-    chosen = present.cpu()
-    return keys[chosen[:, None], chosen].argsort(1).numpy()
+    if tasks is None:
+        return keys
+    chosen = tasks.cpu()
+    return keys[chosen[:, None], chosen]
+
+
+def _orders(keys: Rows) -> list[list[int]]:
+    """Return for each task an order of all ``[K, K]``, by their places, as ``argsort`` does."""
+    return [sorted(range(len(row)), key=row.__getitem__) for row in keys]
 
 
 def _project(gramian: Array, orders: Array) -> Array:
@@ -124,15 +147,30 @@ def _project(gramian: Array, orders: Array) -> Array:
     return np.asarray(coefficients.sum(0))
 
 
-def _project_two(gramian: Array) -> Array:
+def _project_few(gramian: Rows, orders: list[list[int]]) -> list[float]:
+    """Do so in plain numbers."""
+    total = [0.0] * len(gramian)
+    for i, others in enumerate(orders):
+        images = gramian[i]  # gh_i . g_k
+        total[i] += 1
+        for j in others:
+            if images[j] < 0 and j != i and gramian[j][j] > 0:
+                share = images[j] / gramian[j][j]
+                total[j] -= share
+                images = [image - share * each for image, each in zip(images, gramian[j], strict=True)]
+    return total
+
+
+def _project_two(gramian: Rows) -> list[float]:
     """Do so for two gradients, which meet but once."""
-    (a, b), (_, c) = gramian.tolist()
+    (a, b), (_, c) = gramian
     met = min(b, 0.0)
-    return np.array([1 - met / a if a > 0 else 1.0, 1 - met / c if c > 0 else 1.0])
+    return [1 - met / a if a > 0 else 1.0, 1 - met / c if c > 0 else 1.0]
 
 
-def _vaccinate(gramian: Array, orders: Array, goals: Array, beta: float) -> Array:
-    """Return the sum of the changed gradients' coefficients ``[K]``; `goals` is brought up to date in place."""
+def _vaccinate(gramian: Array, orders: Array, kept: Rows, beta: float) -> Array:
+    """Return the sum of the changed gradients' coefficients ``[K]``; the goals kept are brought up to date in place."""
+    goals = np.array(kept)
     every = np.arange(len(gramian))
     coefficients, images = np.eye(len(gramian)), gramian.copy()  # images[i, k] is gh_i . g_k
     norms = np.sqrt(np.diag(gramian).clip(min=0))
@@ -149,4 +187,29 @@ def _vaccinate(gramian: Array, orders: Array, goals: Array, beta: float) -> Arra
         coefficients[rows[short], met[short]] += change
         images[rows[short]] += change[:, None] * gramian[met[short]]
         goals[rows, met] = (1 - beta) * goal + beta * cosine
+    kept[:] = goals.tolist()
     return np.asarray(coefficients.sum(0))
+
+
+def _vaccinate_few(gramian: Rows, orders: list[list[int]], goals: Rows, beta: float) -> list[float] | None:
+    """Do so in plain numbers, where no gradient is 0."""
+    norms = norms_of(gramian)
+    if norms is None:
+        return None
+    total = [0.0] * len(gramian)
+    for i, others in enumerate(orders):
+        coefficients, images = [0.0] * len(gramian), gramian[i]
+        coefficients[i] = 1.0
+        for j in others:
+            own = math.sqrt(max(dot(images, coefficients), 0.0))  # ||gh_i||
+            if j == i or not own > 0:
+                continue
+            cosine, goal = min(max(images[j] / (own * norms[j]), -1.0), 1.0), goals[i][j]
+            goal_sine = math.sqrt(max(1 - goal**2, 0.0))
+            if cosine < goal and goal_sine > 0:
+                change = own * (goal * math.sqrt(1 - cosine**2) - cosine * goal_sine) / (norms[j] * goal_sine)
+                coefficients[j] += change
+                images = [image + change * each for image, each in zip(images, gramian[j], strict=True)]
+            goals[i][j] = (1 - beta) * goal + beta * cosine
+        total = list(map(add, total, coefficients))
+    return total

@@ -38,10 +38,11 @@ class PreferringStrategy(GramianStrategy):
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
         """Weigh the losses of one step, as :meth:`prefer` says; the tasks absent take no part."""
-        chosen = self.preference if tasks is None else self.preference[tasks]
-        weights = self.prefer(self._given(gramian), chosen if self.given else chosen / len(chosen))
+        chosen: list[float] = (self.preference if tasks is None else self.preference[tasks]).tolist()
+        preference = chosen if self.given else [each / len(chosen) for each in chosen]
+        weights = self.prefer(self._given(gramian), preference)
         return Weighting(weights, head_weights=torch.ones_like(weights) if self.plain_heads else None)
 
-    def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
-        """Return the weights ``[K]`` for a Gram matrix ``[K, K]`` and a preference ``[K]``, all in float64."""
+    def prefer(self, gramian: Tensor, preference: list[float]) -> Tensor:
+        """Return the weights ``[K]`` for a Gram matrix ``[K, K]`` in float64 and a preference ``[K]``."""
         raise NotImplementedError

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor
 
 from mtlkit.solvers import simplex_qp
+from mtlkit.solvers.few import Rows, dot, simplex_qp_of_few
 from mtlkit.strategies.base import Needs, Over
 from mtlkit.strategies.preference import Preferences, PreferringStrategy
 
@@ -49,7 +51,13 @@ class SDMGrad(PreferringStrategy):
         super().__init__(n_tasks, preference=preference)
         self.lam = lam
 
-    def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
-        towards = self.lam * preference  # of g_0 in lambda g_0
-        w = self.solved(lambda m: simplex_qp(m, m @ towards.cpu().numpy()), gramian)
-        return (w + towards) / (1 + self.lam)
+    def prefer(self, gramian: Tensor, preference: list[float]) -> Tensor:
+        towards = [self.lam * each for each in preference]  # lambda g_0, in terms of the gradients
+
+        def among_few(rows: Rows) -> list[float] | None:
+            w = simplex_qp_of_few(rows, [dot(row, towards) for row in rows])
+            return w and [(each + toward) / (1 + self.lam) for each, toward in zip(w, towards, strict=True)]
+
+        return self.solved(
+            lambda m: (simplex_qp(m, m @ np.array(towards)) + towards) / (1 + self.lam), gramian, few=among_few
+        )

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from mtlkit.solvers import dual_cone
+from mtlkit.solvers.few import Rows, dot, dual_cone_of_few
 from mtlkit.strategies.base import Needs, Over
 from mtlkit.strategies.preference import PreferringStrategy
 
@@ -40,8 +41,12 @@ class UPGrad(PreferringStrategy):
     needs: ClassVar[Needs] = Needs.GRAMIAN
     over: ClassVar[Over | None] = Over.PARAMETERS
 
-    def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
-        return self.solved(lambda m: preference.cpu().numpy() @ dual_cone(m, np.eye(len(m))), gramian)
+    def prefer(self, gramian: Tensor, preference: list[float]) -> Tensor:
+        return self.solved(
+            lambda m: np.array(preference) @ dual_cone(m, np.eye(len(m))),
+            gramian,
+            few=lambda rows: _sum_of_few(rows, preference),
+        )
 
 
 class DualProj(PreferringStrategy):
@@ -66,5 +71,22 @@ class DualProj(PreferringStrategy):
     needs: ClassVar[Needs] = Needs.GRAMIAN
     over: ClassVar[Over | None] = Over.PARAMETERS
 
-    def prefer(self, gramian: Tensor, preference: Tensor) -> Tensor:
-        return self.solved(lambda m: dual_cone(m, preference.cpu().numpy()[None])[0], gramian)
+    def prefer(self, gramian: Tensor, preference: list[float]) -> Tensor:
+        return self.solved(
+            lambda m: dual_cone(m, [preference])[0],
+            gramian,
+            few=lambda rows: _mean_of_few(rows, preference),
+        )
+
+
+def _sum_of_few(gramian: Rows, preference: list[float]) -> list[float] | None:
+    """Return sum_i p_i v_i ``[K]``."""
+    each = range(len(gramian))
+    projected = dual_cone_of_few(gramian, [[float(i == j) for j in each] for i in each])
+    return None if projected is None else [dot(preference, column) for column in zip(*projected, strict=True)]
+
+
+def _mean_of_few(gramian: Rows, preference: list[float]) -> list[float] | None:
+    """Return v ``[K]``."""
+    projected = dual_cone_of_few(gramian, [preference])
+    return None if projected is None else projected[0]
