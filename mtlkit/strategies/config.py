@@ -11,9 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mtlkit.solvers.few import FEW, Rows, dot
 from mtlkit.strategies.base import Needs, Over
+from mtlkit.strategies.numbers import tensor_of
 from mtlkit.strategies.preference import PreferringStrategy
-from mtlkit.strategies.unit_gradients import cosines_of, equal_projections
+from mtlkit.strategies.unit_gradients import cosines_of, equal_projections, equal_projections_of_few
 
 __all__ = ["ConFIG"]
 
@@ -42,12 +44,26 @@ class ConFIG(PreferringStrategy):
     plain_heads: ClassVar[bool] = True
 
     def prefer(self, gramian: Tensor, preference: list[float]) -> Tensor:
+        largest = max(preference)
+        proportions = [each / largest for each in preference]
+        if len(gramian) <= FEW:
+            weights = _agreeing_few(gramian.tolist(), proportions)
+            if weights is not None:
+                return tensor_of(weights, gramian)
         cosines, inverse = cosines_of(gramian)
-        coefficients = equal_projections(
-            cosines, cosines.new_tensor([each / max(preference) for each in preference])
-        )  # of u_i in v
+        coefficients = equal_projections(cosines, tensor_of(proportions, cosines))  # of u_i in v
         square = coefficients @ cosines @ coefficients  # ||v||^2
         if square <= torch.finfo(square.dtype).eps:
             return torch.zeros_like(inverse)  # opposite gradients: no direction serves them all
         agreement = torch.where(inverse > 0, 1 / inverse, 0.0) @ cosines @ coefficients  # sum_i g_i . v
         return coefficients * inverse * (agreement / square)
+
+
+def _agreeing_few(gramian: Rows, proportions: list[float]) -> list[float] | None:
+    """Return the weights ``[K]`` in plain numbers, where every gradient counts: then v . u_i is p_i."""
+    found = equal_projections_of_few(gramian, proportions)
+    if found is None:
+        return None
+    square = dot(found.coefficients, proportions)  # ||v||^2
+    agreement = dot(found.norms, proportions)  # sum_i g_i . v
+    return [each / norm * (agreement / square) for each, norm in zip(found.coefficients, found.norms, strict=True)]

@@ -12,14 +12,22 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mtlkit.solvers.few import FEW, Rows
 from mtlkit.strategies.base import GramianStrategy, Needs, Over, Weighting
-from mtlkit.strategies.unit_gradients import cosines_of, equal_projections
+from mtlkit.strategies.numbers import tensor_of
+from mtlkit.strategies.unit_gradients import cosines_of, equal_projections, equal_projections_of_few
 
 __all__ = ["IMTL", "IMTLG"]
+
+_CANCELLED = 1e-9  # what is left of weights that cancel, of their sizes: few enough digits to look at closely
 
 
 def _impartial(gramian: Tensor) -> Tensor:
     """Return the weights, of sum 1 or -1, whose direction has equal and positive projections on all unit gradients."""
+    if len(gramian) <= FEW:
+        weights_of_few = _impartial_few(gramian.tolist())
+        if weights_of_few is not None:
+            return tensor_of(weights_of_few, gramian)
     cosines, inverse = cosines_of(gramian)
     weights = equal_projections(cosines) * inverse
     total = weights.sum().abs()
@@ -27,6 +35,16 @@ def _impartial(gramian: Tensor) -> Tensor:
     if total <= torch.finfo(total.dtype).eps * weights.abs().sum():
         total = weights.abs().sum()
     return weights / total if total != 0 else torch.full_like(weights, 1 / len(weights))
+
+
+def _impartial_few(gramian: Rows) -> list[float] | None:
+    """Do so in plain numbers, where the weights do not cancel."""
+    found = equal_projections_of_few(gramian, [1.0] * len(gramian))
+    if found is None:
+        return None
+    weights = [each / norm for each, norm in zip(found.coefficients, found.norms, strict=True)]
+    total = abs(sum(weights))
+    return [weight / total for weight in weights] if total > _CANCELLED * sum(map(abs, weights)) else None
 
 
 class IMTLG(GramianStrategy):
@@ -76,8 +94,8 @@ class IMTL(GramianStrategy):
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
         gramian = self._given(gramian)
-        present = self._present(tasks, losses)
-        s = torch.stack([self.log_scales[task] for task in present.tolist()])  # [K]
+        every: list[Tensor] = list(self.log_scales.parameters())
+        s = torch.stack(every if tasks is None else [every[task] for task in tasks.tolist()])  # [K]
         scales = s.detach().exp()
         weights = _impartial(gramian * scales * scales[:, None]) * scales
         return Weighting(weights, (s.exp() * losses - s).sum(), head_weights=scales)

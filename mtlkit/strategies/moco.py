@@ -55,10 +55,9 @@ class MoCo(Strategy):
         self.walk = SimplexWalk(n_tasks, gamma, rho)
 
     def combine(self, losses: Tensor, jacobian: Tensor, tasks: Tensor | None = None) -> Weighting:
-        present = self._present(tasks, losses)
         kept = self.tracked.like(jacobian)
         rows = torch.lerp(kept if tasks is None else kept[tasks], jacobian, self.beta)  # [K, P]
         if self.training:
             self.tracked.keep(tasks, rows)
-        lam = self.walk.step(present, gramian_of(rows).to(losses), keep=self.training)
+        lam = self.walk.step(tasks, gramian_of(rows).to(losses), keep=self.training)
         return Weighting(lam, direction=lam.to(rows) @ rows)

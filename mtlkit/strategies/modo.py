@@ -13,7 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlkit.solvers import project_to_simplex
+from mtlkit.solvers.few import FEW, Rows, image_of, project_few_to_simplex
 from mtlkit.strategies.base import GramianStrategy, Needs, Over, Weighting
+from mtlkit.strategies.numbers import tensor_of, write
 
 __all__ = ["MoDo", "SimplexWalk"]
 
@@ -36,8 +38,19 @@ class SimplexWalk(nn.Module):
         self.gamma, self.rho = gamma, rho
         self.register_buffer("lam", torch.full((n_tasks,), 1 / n_tasks, dtype=torch.float64))
 
-    def step(self, present: Tensor, gramian: Tensor, *, keep: bool) -> Tensor:
-        """Return the weights of the tasks present ``[K]`` after a step; kept for the next one if asked."""
+    def step(self, tasks: Tensor | None, gramian: Tensor, *, keep: bool) -> Tensor:
+        """Return the weights of the tasks present ``[K]`` after a step; kept for the next one if asked.
+
+        Args:
+            tasks: The indices of the tasks present ``[K]``; None where all are.
+            gramian: M ``[K, K]``.
+            keep: Whether the weights are those that the next step starts from.
+        """
+        if len(gramian) <= FEW:
+            moved_few = self._step_of_few(tasks, gramian.tolist(), keep=keep)
+            if moved_few is not None:
+                return tensor_of(moved_few, gramian)
+        present = slice(None) if tasks is None else tasks
         lam = self.lam[present]
         share = lam.sum()
         lam = lam / share if share > 0 else torch.full_like(lam, 1 / len(lam))
@@ -45,6 +58,21 @@ class SimplexWalk(nn.Module):
         moved = torch.from_numpy(project_to_simplex(moved.cpu().numpy())).to(gramian)
         if keep:
             self.lam[present] = moved * share
+        return moved
+
+    def _step_of_few(self, tasks: Tensor | None, gramian: Rows, *, keep: bool) -> list[float] | None:
+        """Take it in plain numbers; None where one is not finite."""
+        every = self.lam.tolist()
+        places = range(len(every)) if tasks is None else tasks.tolist()
+        lam = [every[place] for place in places]
+        share = sum(lam)
+        lam = [each / share if share > 0 else 1 / len(lam) for each in lam]
+        slopes = [image + self.rho * each for image, each in zip(image_of(gramian, lam), lam, strict=True)]
+        moved = project_few_to_simplex([each - self.gamma * slope for each, slope in zip(lam, slopes, strict=True)])
+        if moved is not None and keep:
+            for place, each in zip(places, moved, strict=True):
+                every[place] = each * share
+            write(every, self.lam)
         return moved
 
 
@@ -79,5 +107,4 @@ class MoDo(GramianStrategy):
         self.walk = SimplexWalk(n_tasks, gamma, rho)
 
     def weights(self, losses: Tensor, gramian: Tensor | None = None, tasks: Tensor | None = None) -> Weighting:
-        present = self._present(tasks, losses)
-        return Weighting(self.walk.step(present, self._given(gramian), keep=self.training))
+        return Weighting(self.walk.step(tasks, self._given(gramian), keep=self.training))

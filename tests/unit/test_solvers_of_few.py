@@ -17,6 +17,7 @@ from mtlkit.solvers import (
     few,
     min_norm_point,
     nash_weights,
+    project_to_simplex,
     simplex_qp,
 )
 
@@ -167,6 +168,17 @@ def test_numbers_far_from_1_are_left_to_the_general_ones(size, number):
     assert few.cagrad_of_few(matrix, number) is None
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.floats(-3, 3) | st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=few.FEW))
+def test_projects_on_the_simplex_as_the_general_one_does(v):
+    assert few.project_few_to_simplex(v) == pytest.approx(project_to_simplex(v).tolist(), abs=1e-15)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_projects_nothing_that_is_not_finite(value):
+    assert few.project_few_to_simplex([1.0, value]) is None
+
+
 def test_eigenvectors_of_two_are_those_that_lapack_finds():
     for seed in range(200):
         matrix = gramian(seed, 2, KINDS[seed % len(KINDS)])
@@ -192,6 +204,11 @@ STRATEGIES = {
     "aligned-mtl": strategies.AlignedMTL,
     "aligned-mtl preferring": lambda n: strategies.AlignedMTL(n, preference=[1.0 + task for task in range(n)]),
     "sdmgrad": strategies.SDMGrad,
+    "imtl-g": strategies.IMTLG,
+    "imtl": strategies.IMTL,
+    "config": strategies.ConFIG,
+    "config preferring": lambda n: strategies.ConFIG(n, preference=[1.0 + task for task in range(n)]),
+    "modo": lambda n: strategies.MoDo(n, rho=0.1),
     "pcgrad": lambda n: strategies.PCGrad(n, seed=1),
     "gradvac": lambda n: strategies.GradVac(n, seed=1),
 }
@@ -209,11 +226,11 @@ def test_a_strategy_weighs_few_tasks_as_it_weighs_many(make, size, monkeypatch):
     def weighed(strategy):
         found = [strategy.weights(losses, each).weights for each in grams]
         found += [strategy.weights(losses[1:], each[1:, 1:], absent).weights for each in grams]
-        return found, strategy.state_dict()
+        return [each.detach() for each in found], strategy.state_dict()
 
     found, state = weighed(make(size))
-    monkeypatch.setattr("mtlkit.strategies.base.FEW", 0)
-    monkeypatch.setattr("mtlkit.strategies.nash_mtl.FEW", 0)
+    for module in ("base", "config", "imtl_g", "modo", "nash_mtl"):
+        monkeypatch.setattr(f"mtlkit.strategies.{module}.FEW", 0)
     expected, expected_state = weighed(make(size))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7 * float(theirs.abs().max()))

@@ -15,19 +15,25 @@ True
 
 from mtlkit.solvers.few.cagrad import cagrad_of_few
 from mtlkit.solvers.few.cone import dual_cone_of_few
-from mtlkit.solvers.few.linear import FEW, Rows, dot, eigen_of, norms_of
+from mtlkit.solvers.few.linear import FEW, Rows, cosines_of, dot, eigen_of, factor_of, image_of, norms_of, solution
 from mtlkit.solvers.few.nash import nash_of_few
+from mtlkit.solvers.few.projection import project_few_to_simplex
 from mtlkit.solvers.few.simplex import min_norm_of_few, simplex_qp_of_few
 
 __all__ = [
     "FEW",
     "Rows",
     "cagrad_of_few",
+    "cosines_of",
     "dot",
     "dual_cone_of_few",
     "eigen_of",
+    "factor_of",
+    "image_of",
     "min_norm_of_few",
     "nash_of_few",
     "norms_of",
+    "project_few_to_simplex",
     "simplex_qp_of_few",
+    "solution",
 ]
