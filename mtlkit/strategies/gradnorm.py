@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
 from mtlkit.strategies.descent import Descent, Method
-from mtlkit.strategies.numbers import tensor_of, write
+from mtlkit.strategies.numbers import diagonal_of, tensor_of, write
 
 __all__ = ["GradNorm"]
 
@@ -85,7 +85,7 @@ class GradNorm(Strategy):
         every = self.task_weights.tolist()
         before = [every[task] for task in present]  # what the model sees in this step
         if self.training:
-            norms = [math.sqrt(max(square, 0.0)) for square in gramian.diagonal().tolist()]
+            norms = [math.sqrt(max(square, 0.0)) for square in diagonal_of(gramian)]
             after = self._descend(before, losses.tolist(), norms, present)
             self._store(self.task_weights, every, present, after)
         return Weighting(tensor_of(before, losses))

@@ -1,4 +1,4 @@
-"""Plain numbers, in which a few of anything are worked out in a fraction of the time of tensors: back to a tensor.
+"""Plain numbers, in which a few of anything are worked out in a fraction of the time of tensors: from and to these.
 
 >>> tensor_of([0.5, 2.0], torch.zeros(2).double()).tolist()
 [0.5, 2.0]
@@ -12,12 +12,22 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["tensor_of", "write"]
+from mtlkit.solvers.few import FEW
+
+__all__ = ["diagonal_of", "tensor_of", "write"]
 
 
 def tensor_of(values: Iterable[float], like: Tensor) -> Tensor:
     """Return some numbers, one at least, as a tensor of their own, of the dtype and on the device of another."""
     return _fresh(values).to(like)
+
+
+def diagonal_of(matrix: Tensor) -> list[float]:
+    """Return the diagonal of a square matrix in plain numbers."""
+    if len(matrix) > FEW:
+        diagonal: list[float] = matrix.diagonal().tolist()
+        return diagonal
+    return [row[place] for place, row in enumerate(matrix.tolist())]  # one call of torch in place of two
 
 
 def write(values: Iterable[float], into: Tensor) -> None:

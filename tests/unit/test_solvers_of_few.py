@@ -67,6 +67,11 @@ def reference(size, seed):
     return np.random.default_rng(seed).uniform(0, 2, size=(2, size))
 
 
+def units(size):
+    """Return rows of the identity: all of them, as long as these are few too."""
+    return np.eye(size)[: 40 // size]
+
+
 # Of each solver: its answer in plain numbers, and the general one, both for a Gram matrix and a seed of what else it is
 # given.
 SOLVERS = {
@@ -80,8 +85,8 @@ SOLVERS = {
         lambda m, seed: cagrad_weights(m, (0.05, 0.4, 1.0, 3.0)[seed % 4]),
     ),
     "upgrad": (
-        lambda m, _: few.dual_cone_of_few(m.tolist(), np.eye(len(m)).tolist()),
-        lambda m, _: dual_cone(m, np.eye(len(m))),
+        lambda m, _: few.dual_cone_of_few(m.tolist(), units(len(m)).tolist()),
+        lambda m, _: dual_cone(m, units(len(m))),
     ),
     "dual_cone": (
         lambda m, seed: few.dual_cone_of_few(m.tolist(), reference(len(m), seed).tolist()),
@@ -177,6 +182,12 @@ def test_projects_on_the_simplex_as_the_general_one_does(v):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_projects_nothing_that_is_not_finite(value):
     assert few.project_few_to_simplex([1.0, value]) is None
+
+
+def test_many_rows_that_conflict_are_left_to_the_general_one():
+    conflicting = gramian(2, 8, "conflicting").tolist()
+    assert few.dual_cone_of_few(conflicting, np.eye(8).tolist()) is None
+    assert few.dual_cone_of_few(conflicting, units(8).tolist()) is not None
 
 
 def test_eigenvectors_of_two_are_those_that_lapack_finds():

@@ -7,6 +7,7 @@ with, are the ones with y_i > 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from mtlkit.solvers.few.linear import Rows, cosines_of, factor_of, image_of, norms_of, solution
@@ -15,17 +16,21 @@ from mtlkit.solvers.two import cone_of_two
 
 __all__ = ["dual_cone_of_few"]
 
+_MANY = 40  # numbers in the references, beyond which arrays of all rows at once are the quicker ones
+
 
 def dual_cone_of_few(gramian: Rows, references: Rows) -> Rows | None:
     """Do what :func:`~mtlkit.solvers.dual_cone` does, for references u >= 0; None where that is to be asked."""
     norms = norms_of(gramian)
-    cosines = None if norms is None else cosines_of(gramian, norms)
-    if norms is None or cosines is None:
+    if norms is None or not math.isfinite(sum(map(sum, gramian))):
         return None
-    if min(map(min, cosines)) >= 0:
+    if min(map(min, gramian)) >= 0:
         return references  # where nothing conflicts, nothing is projected
     if len(norms) == 2:  # noqa: PLR2004
         return cone_of_two(0.5 * (gramian[0][1] + gramian[1][0]), norms, references)
+    cosines = None if len(references) * len(norms) > _MANY else cosines_of(gramian, norms)
+    if cosines is None:
+        return None
     raised = []
     for reference in references:
         conflict = image_of(cosines, [-u * norm for u, norm in zip(reference, norms, strict=True)])

@@ -128,10 +128,7 @@ def least(
     Returns:
         The minimum; None where it was not found, is a tie, or is not known to the tolerance.
     """
-    alone = [0.0] * len(units)
-    alone[guess] = 1 / units[guess]
-    level = (alone[guess] + (t * slope[guess] if slope else 0.0)) / units[guess]
-    members, _ = exchanged([guess], alone, _slacks(cosines, units, slope, Least(alone, t), level))
+    members = _joined(cosines, units, slope, guess, t)
     for _ in range(ROUNDS):
         face = Face.of(cosines, units, slope, members)
         if face is None:
@@ -152,6 +149,20 @@ def least(
         if not members:
             return None
     return None
+
+
+def _joined(cosines: Rows, units: list[float], slope: list[float] | None, guess: int, t: float) -> list[int]:
+    """Return a task, alone with all the weight, and those that would then have a slack below 0, in order."""
+    b = 1 / units[guess]
+    if slope is None:
+        slacks = [b * (cosine - b * unit) for cosine, unit in zip(cosines[guess], units, strict=True)]
+    else:
+        level = b * (b + t * slope[guess])
+        slacks = [
+            b * cosine + t * each - level * unit
+            for cosine, each, unit in zip(cosines[guess], slope, units, strict=True)
+        ]
+    return [place for place, slack in enumerate(slacks) if slack < 0 or place == guess]
 
 
 def _slacks(cosines: Rows, units: list[float], slope: list[float] | None, found: Least, level: float) -> list[float]:
