@@ -19,7 +19,8 @@ __all__ = ["diagonal_of", "tensor_of", "write"]
 
 def tensor_of(values: Iterable[float], like: Tensor) -> Tensor:
     """Return some numbers, one at least, as a tensor of their own, of the dtype and on the device of another."""
-    return _fresh(values).to(like)
+    tensor = _fresh(values)
+    return tensor if like.is_cpu and like.dtype is torch.float64 else tensor.to(like)
 
 
 def diagonal_of(matrix: Tensor) -> list[float]:

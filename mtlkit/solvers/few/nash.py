@@ -10,15 +10,15 @@ import math
 from collections.abc import Sequence
 from operator import mul
 
-from mtlkit.solvers.few.linear import Rows, cosines_of, dot, factor_of, norms_of, product_of_two, solution
+from mtlkit.solvers.few.linear import Rows, cosines_of, dot, factor_of, image_of, norms_of, product_of_two, solution
 from mtlkit.solvers.two import nash_of_two
 
 __all__ = ["nash_of_few"]
 
 _ALPHAS = (0.05, 1e3)  # between them, no power leaves float64
 _LIMIT = 15  # steps; four or five is what it takes
-_STEP = 1e-11  # the relative step after which nothing changes
-_NEAR = 1e-2  # from a step so small on, its system serves the next ones too: each is a hundredth of the one before
+_LEFT = 1e-14  # what the next step may be, going by the last two, where there is nothing left to gain
+_NEAR = 3e-3  # from a step so small on, its system serves the next ones too: each is as small a part of the one before
 _LONGEST = 0.5  # the most of its value that a weight may change by in a step
 _FLAT = 1e-3  # the square of a combination, beside those of what it is made of, that is nearly 0
 
@@ -45,29 +45,31 @@ def nash_of_few(gramian: Rows, alpha: float = 1.0) -> list[float] | None:
 def _newton(cosines: Rows, scale: list[float], power: float) -> list[float] | None:
     """Return x; None where it was not found."""
     squares = list(map(mul, scale, scale))
-    total = dot(scale, [dot(row, scale) for row in cosines])
+    total = dot(scale, image_of(cosines, scale))
     if not total > _FLAT * sum(squares):
         return None
     x = [(sum(squares) / total) ** (1 / (1 + power))] * len(scale)  # the least along the ray of equal x
-    factor, units, size = None, x, math.inf
+    factor, units, share, before = None, x, squares, 1.0
     for _ in range(_LIMIT):
         b = list(map(mul, scale, x))
-        share = [square * each ** (1 - power) for square, each in zip(squares, x, strict=True)]
-        if size > _NEAR:  # (BCB + p diag(share)) step = rest, scaled to a unit diagonal
+        if power != 1:
+            share = [square * each ** (1 - power) for square, each in zip(squares, x, strict=True)]
+        if before > _NEAR:  # (BCB + p diag(share)) step = rest, scaled to a unit diagonal
             units = [1 / math.sqrt(each * each + power * whole) for each, whole in zip(b, share, strict=True)]
             factor = factor_of(_scaled(cosines, list(map(mul, units, b))), range(len(b)))
         if factor is None:
             return None
         rest = [
-            unit * (whole - each * sum(map(mul, row, b)))
-            for unit, whole, each, row in zip(units, share, b, cosines, strict=True)
+            unit * (whole - each * image)
+            for unit, whole, each, image in zip(units, share, b, image_of(cosines, b), strict=True)
         ]
         step = list(map(mul, units, solution(factor, rest)))
         size = max(map(abs, step))
-        length = min(1.0, _LONGEST / size) if size else 1.0
+        length = 1.0 if size <= _LONGEST else _LONGEST / size
         x = [each * (1 + length * change) for each, change in zip(x, step, strict=True)]
-        if size <= _STEP:
+        if size * size <= _LEFT * before:
             return x
+        before = size
     return None
 
 
