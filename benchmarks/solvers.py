@@ -7,6 +7,9 @@ order, so that half of all pairs conflict a little, and once around ten centres 
 conflict a lot. What is printed is the median over the rounds. One thread, because matrices as small as these gain
 nothing by a second one, and lose much where another process has its core.
 
+Then, at random, what mtlkit's strategies take for the Gram matrix of few tasks in a tensor, in microseconds too. Within
+a training step it is two to three times as much, since the step leaves nothing of them in the processor's caches.
+
 Where TorchJD is installed, the same is printed for its methods beside mtlkit's strategies, both asked for the weights
 from a Gram matrix in a tensor: the milliseconds of each, and how many times as long TorchJD takes. Of what takes long,
 the rounds are as many as fit into two seconds.
@@ -48,6 +51,24 @@ SOLVERS: dict[str, Callable[[np.ndarray], object]] = {
     "dual_cone (dualproj)": lambda gramian: dual_cone(gramian, np.full((1, len(gramian)), 1 / len(gramian))),
 }
 
+
+FEW = (2, 4, 8)
+STRATEGIES = {
+    "mgda": strategies.MGDA,
+    "cagrad": strategies.CAGrad,
+    "pcgrad": strategies.PCGrad,
+    "gradvac": strategies.GradVac,
+    "nash-mtl": strategies.NashMTL,
+    "fairgrad": strategies.FairGrad,
+    "aligned-mtl": strategies.AlignedMTL,
+    "upgrad": strategies.UPGrad,
+    "dualproj": strategies.DualProj,
+    "sdmgrad": strategies.SDMGrad,
+    "imtl-g": strategies.IMTLG,
+    "config": strategies.ConFIG,
+    "modo": strategies.MoDo,
+    "gradnorm": strategies.GradNorm,
+}
 
 BUDGET_S = 2.0
 
@@ -96,6 +117,19 @@ def median(solve: Callable[[np.ndarray], object], matrix: np.ndarray, rounds: in
     return statistics.median(times)
 
 
+def among_few(rounds: int, generator: np.random.Generator) -> None:
+    """Print what mtlkit's strategies take for few tasks."""
+    print(f"{'strategies':32}" + "".join(f"{f'T = {size}':>10}" for size in FEW))
+    matrices = [gramian(size, generator) for size in FEW]
+    for name, strategy_class in STRATEGIES.items():
+        row = ""
+        for size, matrix in zip(FEW, matrices, strict=True):
+            ask, losses, given = strategy_class(size).weights, torch.ones(size).double(), torch.from_numpy(matrix)
+            seconds = median(lambda _, ask=ask, losses=losses, given=given: ask(losses, given), matrix, rounds)
+            row += f"{seconds * 1e6:10.0f}"
+        print(f"{name:32}{row}")
+
+
 def beside(matrices: dict[int, np.ndarray], rounds: int) -> None:
     """Print what mtlkit's strategies and TorchJD's weightings take, and the ratio."""
     print(f"{'mtlkit, TorchJD [ms], ratio':32}" + "".join(f"{f'T = {size}':>28}" for size in matrices))
@@ -128,6 +162,7 @@ def main() -> None:
         for solver, solve in SOLVERS.items():
             times = [median(solve, matrices[centres, size], rounds) for size in SIZES]
             print(f"{solver:32}" + "".join(f"{seconds * 1e6:10.0f}" for seconds in times))
+    among_few(rounds, generator)
     if importlib.util.find_spec("torchjd") is None:
         print("TorchJD is not installed: pip install 'torchjd[full]'")
         return

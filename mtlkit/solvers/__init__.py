@@ -6,7 +6,7 @@ a combination, g_0 the mean gradient; e_i a row of the identity; the simplex {w 
 Everything here is NumPy in float64: arrays in, arrays out. Only angles between gradients and ratios of their norms
 matter, so norms may lie anywhere between 1e-150 and 1e150; what is below that, also relative to the largest, counts as
 a zero gradient. Any finite M that is positive semidefinite, up to the rounding of float64, gets a finite answer, the
-same one each time. Every loop has a limit that counts.
+same one each time. Every loop has a limit that counts. ``few`` has the same problems for few tasks, in plain numbers.
 
 >>> import numpy as np
 >>> gradients = np.array([[1.0, 0.0], [-1.0, 2.0]])
