@@ -81,8 +81,7 @@ class DualProj(PreferringStrategy):
 
 def _sum_of_few(gramian: Rows, preference: list[float]) -> list[float] | None:
     """Return sum_i p_i v_i ``[K]``."""
-    each = range(len(gramian))
-    projected = dual_cone_of_few(gramian, [[float(i == j) for j in each] for i in each])
+    projected = dual_cone_of_few(gramian)
     return None if projected is None else [dot(preference, column) for column in zip(*projected, strict=True)]
 
 

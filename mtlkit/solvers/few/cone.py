@@ -19,26 +19,39 @@ __all__ = ["dual_cone_of_few"]
 _MANY = 40  # numbers in the references, beyond which arrays of all rows at once are the quicker ones
 
 
-def dual_cone_of_few(gramian: Rows, references: Rows) -> Rows | None:
-    """Do what :func:`~mtlkit.solvers.dual_cone` does, for references u >= 0; None where that is to be asked."""
+def dual_cone_of_few(gramian: Rows, references: Rows | None = None) -> Rows | None:
+    """Do what :func:`~mtlkit.solvers.dual_cone` does; None where that is to be asked.
+
+    Args:
+        gramian: M ``[T, T]``.
+        references: Rows u >= 0 ``[R, T]``; None for those of the identity.
+    """
     norms = norms_of(gramian)
     if norms is None or not math.isfinite(sum(map(sum, gramian))):
         return None
+    rows = _identity(len(norms)) if references is None else references
     if min(map(min, gramian)) >= 0:
-        return references  # where nothing conflicts, nothing is projected
+        return rows  # where nothing conflicts, nothing is projected
     if len(norms) == 2:  # noqa: PLR2004
-        return cone_of_two(0.5 * (gramian[0][1] + gramian[1][0]), norms, references)
-    cosines = None if len(references) * len(norms) > _MANY else cosines_of(gramian, norms)
+        return cone_of_two(0.5 * (gramian[0][1] + gramian[1][0]), norms, rows)
+    cosines = None if len(rows) * len(norms) > _MANY else cosines_of(gramian, norms)
     if cosines is None:
         return None
     raised = []
-    for reference in references:
-        conflict = image_of(cosines, [-u * norm for u, norm in zip(reference, norms, strict=True)])
+    for place, row in enumerate(rows):
+        if references is None:
+            conflict = [-norms[place] * cosine for cosine in cosines[place]]
+        else:
+            conflict = image_of(cosines, [-u * norm for u, norm in zip(row, norms, strict=True)])
         y = _multipliers(cosines, conflict)
         if y is None:
             return None
-        raised.append([u + each / norm for u, each, norm in zip(reference, y, norms, strict=True)])
+        raised.append([u + each / norm for u, each, norm in zip(row, y, norms, strict=True)])
     return raised
+
+
+def _identity(size: int) -> Rows:
+    return [[0.0] * place + [1.0] + [0.0] * (size - place - 1) for place in range(size)]
 
 
 def _multipliers(cosines: Rows, right: Sequence[float]) -> list[float] | None:
