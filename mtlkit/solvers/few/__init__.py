@@ -9,7 +9,7 @@ processor's caches since the step before: all that a few numbers need costs less
 
 >>> min_norm_of_few([[1.0, -1.0], [-1.0, 5.0]])
 [0.75, 0.25]
->>> min_norm_of_few([[1.0, 1.0], [1.0, 1.0]]) is None
+>>> min_norm_of_few([[1.0] * 3] * 3) is None  # a tie
 True
 """
 
