@@ -19,6 +19,7 @@ from mtlkit.gradients.losses import Losses, StepLosses
 from mtlkit.gradients.measurement import Measurement
 from mtlkit.gradients.outlook import Outlook
 from mtlkit.gradients.places import Features, Shared, features_of
+from mtlkit.gradients.walk import Place
 from mtlkit.solvers.finite import NotFinite
 from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
 
@@ -77,8 +78,8 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
     """
     _check_outlook(ahead, strategy, tasks)
     step = StepLosses.of(losses, banks, strategy, tasks, preference)
-    with _autocast_off(step.stacked.device.type):
-        values = step.stacked.detach()
+    values = step.values
+    with _autocast_off(values.device.type):
         if isinstance(loss_scale, torch.amp.GradScaler):
             loss_scale = loss_scale.scale(values.new_ones(())).item()
         _check_finite("loss", step, values.tolist())
@@ -120,7 +121,7 @@ def _descend(
     loss_scale: float,
 ) -> None:
     """Fill ``.grad`` of the strategy's parameters and of the model's."""
-    roots: list[Tensor] = []
+    roots: list[Place] = []
     seeds: list[Tensor] = []
     weights, penalty = weighting.weights, weighting.penalty
     # Where sum(weights * losses) + penalty is what its parameters pay, the losses are constants; so is the preference.
@@ -131,8 +132,9 @@ def _descend(
         roots.append(penalty)
         seeds.append(torch.full_like(penalty, scale * loss_scale))
     if graph is None:
-        roots.append(step.stacked)
-        seeds.append(step.stacked.new_tensor([factor * loss_scale for factor in factors[0]]))
+        weighted = step.seeded(factors[0] if loss_scale == 1 else [factor * loss_scale for factor in factors[0]])
+        roots += weighted[0]
+        seeds += weighted[1]
     if roots:
         backpropagate(roots, seeds)
     if graph is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.gradients.differentiation import accumulate, differentiate, filled, scaled, seed, stacked
+from mtlkit.gradients.differentiation import accumulate, backpropagate, differentiate, filled, scaled, stacked
 from mtlkit.gradients.feature_rows import FeatureRows
 from mtlkit.gradients.heads import differentiate_at_once, differentiate_one_by_one
 from mtlkit.gradients.last_layer import rows_at_last_layer
@@ -57,7 +57,7 @@ class Cut:
             leaves = [list(self._leaves_of(root).values()) if self.is_clean else [] for root in losses.roots]
             found = differentiate_one_by_one(losses, features, leaves, loss_scale)
         self.parts, self.own = found
-        silent = set(range(len(losses.stacked))).difference(*(part.tasks for part in self.parts))
+        silent = set(range(len(losses))).difference(*(part.tasks for part in self.parts))
         if silent:
             raise ValueError(
                 f"the loss of {losses.names[min(silent)]} does not depend on the features that were given; pass what "
@@ -79,7 +79,7 @@ class Cut:
         return total if self.loss_scale == 1 else total / self.loss_scale**2
 
     def _sum_of_gramians(self) -> Tensor:
-        n_tasks = len(self.losses.stacked)
+        n_tasks = len(self.losses)
         tasks = [task for part in self.parts for task in part.tasks]
         if sorted(tasks) == list(range(n_tasks)) == list(range(len(self.parts))):
             norms = norms_of_each([part.rows() for part in self.parts])  # features for each task: nothing to multiply
@@ -97,7 +97,7 @@ class Cut:
         columns = []
         for part, z in zip(self.parts, self.features, strict=True):
             rows = part.rows()
-            columns.append(rows.new_zeros(len(self.losses.stacked), z.numel()))
+            columns.append(rows.new_zeros(len(self.losses), z.numel()))
             columns[-1][part.tasks] = rows / self.loss_scale
         return torch.cat(columns, 1)
 
@@ -160,15 +160,13 @@ class Cut:
                 "backpropagated for it; use a strategy that weighs the losses"
             )
         if factors == head_factors:
-            stacked = self.losses.stacked
-            stacked.backward(stacked.new_tensor(factors) * self.loss_scale)
+            backpropagate(*self.losses.seeded([factor * self.loss_scale for factor in factors]))
             return
         places: list[Tensor] = []
         gradients: list[Tensor] = []
-        every = zip(self.losses.roots, self.losses.each, factors, head_factors, strict=True)
-        for root, loss, factor, head_factor in every:
+        for root, factor, head_factor in zip(self.losses.roots, factors, head_factors, strict=True):
             leaves = [*{**self._leaves_of(root), **self.behind.leaves}.values()]
-            found = differentiate([root], leaves, seed(loss, self.loss_scale))
+            found = differentiate([root], leaves, self.losses.seed(self.loss_scale))
             for leaf, gradient in zip(leaves, found, strict=True):
                 if gradient is not None:
                     places.append(leaf)
@@ -177,13 +175,13 @@ class Cut:
 
     def _rows_at_weights(self, weights: Sequence[Tensor]) -> Tensor:
         """Return the tasks' gradients ``[K, P]`` at W, times the loss scale."""
-        n_tasks = len(self.losses.stacked)
+        n_tasks = len(self.losses)
         if self.is_clean and len(weights) == 1:
             known = rows_at_last_layer(weights[0], self.features, self.parts, n_tasks, self.behind.uses)
             if known is not None:
                 return known
         rows = []
-        for task, (root, loss) in enumerate(zip(self.losses.roots, self.losses.each, strict=True)):
+        for task, root in enumerate(self.losses.roots):
             if self.is_clean:
                 pairs = [
                     (z, part.rows()[part.tasks.index(task)].reshape(z.shape).to(z))
@@ -192,7 +190,7 @@ class Cut:
                 ]
                 gradients = differentiate([z for z, _ in pairs], weights, [gradient for _, gradient in pairs])
             else:
-                gradients = differentiate([root], weights, seed(loss, self.loss_scale))
+                gradients = differentiate([root], weights, self.losses.seed(self.loss_scale))
             if all(gradient is None for gradient in gradients):
                 raise ValueError(UNREACHED)
             rows.append(filled(gradients, weights))

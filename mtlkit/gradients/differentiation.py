@@ -13,7 +13,7 @@ from torch.autograd.graph import Node, _engine_run_backward
 
 from mtlkit.gradients.walk import Place
 
-__all__ = ["accumulate", "backpropagate", "differentiate", "filled", "scaled", "seed", "stacked", "tapped"]
+__all__ = ["accumulate", "backpropagate", "differentiate", "filled", "scaled", "stacked", "tapped"]
 
 
 HELD = 2**16
@@ -142,11 +142,6 @@ class _Given(torch.autograd.Function):
         given = (None, *ctx.gradients)
         ctx.gradients.clear()
         return given
-
-
-def seed(loss: Tensor, loss_scale: float) -> list[Tensor]:
-    """Return what a loss is differentiated with."""
-    return [torch.full_like(loss, loss_scale)]
 
 
 def scaled(

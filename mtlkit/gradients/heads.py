@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
 
-from mtlkit.gradients.differentiation import differentiate, seed, tapped
+from mtlkit.gradients.differentiation import differentiate, tapped
 from mtlkit.gradients.feature_rows import Columns, DenseRows, FactoredRows, FeatureRows
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.walk import Edge, Place, Reach, edge_of
@@ -62,13 +62,13 @@ def differentiate_at_once(
     heard: dict[Node, Tensor] = {}
     try:
         with tapped(passed, heard.__setitem__):
-            seeds = torch.full_like(losses.stacked, loss_scale)
-            gradients = iter(differentiate([losses.stacked], wanted, [seeds], keep=bool(passed)))
+            roots, seeds = losses.seeded(loss_scale)
+            gradients = iter(differentiate(roots, wanted, seeds, keep=bool(passed)))
     finally:
         for tap in taps:
             tap.remove()
     parts = [reading.taken(gradients, heard) for reading in told]
-    own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(losses.stacked))]
+    own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(losses))]
     for unit, each in zip(losses.units, leaves, strict=True):
         own[unit.tasks[0]] = _given(each, gradients)
     return HeadGradients(parts, own)
@@ -80,8 +80,8 @@ def differentiate_one_by_one(
     """Backpropagate each loss in a pass of its own, to the features and to the leaves that are given for it."""
     found: list[dict[int, Tensor]] = [{} for _ in features]
     own = []
-    for task, (root, loss, wanted) in enumerate(zip(losses.roots, losses.each, leaves, strict=True)):
-        gradients = iter(differentiate([root], [*features, *wanted], seed(loss, loss_scale)))
+    for task, (root, wanted) in enumerate(zip(losses.roots, leaves, strict=True)):
+        gradients = iter(differentiate([root], [*features, *wanted], losses.seed(loss_scale)))
         for rows in found:
             gradient = next(gradients)
             if gradient is not None:

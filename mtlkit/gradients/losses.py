@@ -14,7 +14,7 @@ from mtlkit.gradients.bank import BankLosses, free_places, joined
 from mtlkit.gradients.walk import Place
 from mtlkit.strategies.base import Strategy
 
-__all__ = ["Losses", "StepLosses", "Unit", "check", "named"]
+__all__ = ["Losses", "StepLosses", "Unit", "check", "names_of", "single"]
 
 Losses = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
@@ -33,27 +33,20 @@ class Unit(NamedTuple):
     bank: BankLosses | None = None
 
 
-class _Each(NamedTuple):
-    """Losses one by one: what to call them in an error, the scalars, and what they are differentiated from."""
-
-    names: list[str]
-    losses: list[Tensor]
-    roots: list[Place]
-
-
 class StepLosses:
     """The losses of a step.
 
     Attributes:
-        stacked: All of them ``[K]``, in the graph.
-        units: The same, those of a bank together.
-        single: Those that are in no bank, in order.
+        values: All of them ``[K]``, out of the graph.
+        units: The same in the graph, those of a bank together.
     """
 
-    def __init__(self, stacked: Tensor, units: list[Unit], single: _Each) -> None:
-        self.stacked = stacked
+    def __init__(self, values: Tensor, units: list[Unit], given: Losses, single: Sequence[Tensor]) -> None:
+        self.values = values
         self.units = units
-        self.single = single
+        self._count = len(single) + sum(len(unit.tasks) for unit in units[len(single) :])
+        self._given = given
+        self._single = single  # those that are in no bank, in order
 
     @classmethod
     def of(
@@ -65,45 +58,61 @@ class StepLosses:
         preference: Tensor | None,
     ) -> StepLosses:
         """Take the losses as they are given, or raise ValueError where they cannot be those of the tasks present."""
-        names, each = named(losses)
-        check(names, each, strategy, tasks, preference, banks)
+        each = single(losses)
+        check(losses, each, strategy, tasks, preference, banks)
         places = free_places(len(each), banks) if banks else range(len(each))
-        roots = _roots(losses, each)
-        with torch.enable_grad():
-            stacked = losses if isinstance(losses, Tensor) else torch.stack(each) if each else None
-            stacked = joined(stacked, places, banks)
-        units = [Unit((place,), root) for place, root in zip(places, roots, strict=True)]
+        with torch.no_grad():
+            stacked = losses if isinstance(losses, Tensor) else torch.stack(tuple(each)) if each else None
+            values = joined(stacked, places, banks).detach()
+        units = [Unit((place,), root) for place, root in zip(places, _roots(losses, each), strict=True)]
         units += [Unit(bank.places, bank.losses, bank) for bank in banks]
-        return cls(stacked, units, _Each(names, each, roots))
+        return cls(values, units, losses, each)
+
+    def __len__(self) -> int:
+        """Return K."""
+        return self._count
+
+    def seed(self, loss_scale: float) -> list[Tensor]:
+        """Return what one loss is differentiated with by itself."""
+        return [self.values.new_full((), loss_scale)]
+
+    def seeded(self, factors: Sequence[float] | float) -> tuple[list[Place], list[Tensor]]:
+        """Return what to differentiate from, and with which gradients, to get the sum of the losses times factors.
+
+        Args:
+            factors: A factor for each task ``[K]``, or one for all.
+        """
+        each = factors if isinstance(factors, Sequence) else [factors] * len(self)
+        seeds = self.values.new_tensor(each)
+        if isinstance(self._given, Tensor) and not any(unit.bank for unit in self.units):
+            return [self._given], [seeds]
+        roots = [unit.root for unit in self.units]
+        if len(self._single) == len(roots):
+            return roots, list(seeds.unbind())
+        return roots, [seeds[unit.tasks[0] if unit.bank is None else list(unit.tasks)] for unit in self.units]
 
     @cached_property
-    def _every(self) -> _Each:
-        """All of them one by one, for which banks are taken apart: not done before it is needed."""
-        found: dict[int, tuple[str, Tensor, Place]] = {}
-        singles = zip(*self.single, strict=True)
-        for tasks, _, bank in self.units:
-            if bank is None:
-                found[tasks[0]] = next(singles)
-            else:
-                every = zip(bank.places, bank.names, bank.losses.unbind(), strict=True)
-                found.update((place, (f"'{name}'", loss, loss)) for place, name, loss in every)
-        names, losses, roots = zip(*(found[place] for place in range(len(found))), strict=True)
-        return _Each(list(names), list(losses), list(roots))
-
-    @property
     def names(self) -> list[str]:
         """What to call each in an error."""
-        return self._every.names
+        told: dict[int, str] = {}
+        others = iter(names_of(self._given, len(self._single)))
+        for tasks, _, bank in self.units:
+            if bank is None:
+                told[tasks[0]] = next(others)
+            else:
+                told.update((place, f"'{name}'") for place, name in zip(bank.places, bank.names, strict=True))
+        return [told[place] for place in range(len(told))]
 
-    @property
-    def each(self) -> list[Tensor]:
-        """The scalars L_i."""
-        return self._every.losses
-
-    @property
+    @cached_property
     def roots(self) -> list[Place]:
-        """What each is differentiated from by itself."""
-        return self._every.roots
+        """What each is differentiated from by itself, for which banks are taken apart: not done before it is needed."""
+        found: dict[int, Place] = {}
+        for tasks, root, bank in self.units:
+            if bank is None:
+                found[tasks[0]] = root
+            else:
+                found.update(zip(bank.places, bank.losses.unbind(), strict=True))
+        return [found[place] for place in range(len(found))]
 
 
 def _roots(losses: Losses, each: Sequence[Tensor]) -> list[Place]:
@@ -121,38 +130,57 @@ def _roots(losses: Losses, each: Sequence[Tensor]) -> list[Place]:
     return [GradientEdge(node, number) for node, number in before if node is not None]
 
 
-def named(losses: Losses) -> tuple[list[str], list[Tensor]]:
-    """Return what to call each loss in an error, and the losses one by one."""
-    if isinstance(losses, Mapping):
-        return [f"'{name}'" for name in losses], list(losses.values())
-    if isinstance(losses, Tensor) and losses.ndim != 1:
-        raise ValueError(f"losses given as one tensor need shape [K]; received {tuple(losses.shape)}")
-    each = list(losses.unbind() if isinstance(losses, Tensor) else losses)
-    return [f"task {index}" for index in range(len(each))], each
+def single(losses: Losses) -> list[Tensor]:
+    """Return the losses one by one."""
+    if isinstance(losses, Tensor):
+        if losses.ndim != 1:
+            raise ValueError(f"losses given as one tensor need shape [K]; received {tuple(losses.shape)}")
+        return list(losses.unbind())
+    return list(losses.values() if isinstance(losses, Mapping) else losses)
+
+
+def names_of(losses: Losses, count: int) -> list[str]:
+    """Return what to call each loss in an error."""
+    return [f"'{name}'" for name in losses] if isinstance(losses, Mapping) else [f"task {i}" for i in range(count)]
 
 
 def check(
-    names: Sequence[str],
-    losses: Sequence[Tensor],
+    losses: Losses,
+    each: Sequence[Tensor],
     strategy: Strategy,
     tasks: Tensor | None,
     preference: Tensor | None,
     banks: Sequence[BankLosses] = (),
 ) -> None:
-    """Raise ValueError where the losses are not those of the tasks present, or no scalars that train something."""
+    """Raise ValueError where the losses are not those of the tasks present, or no scalars that train something.
+
+    Args:
+        losses: Those that are in no bank, as they were given.
+        each: The same one by one.
+        strategy: What weighs them.
+        tasks: The indices of the tasks present; None where all are.
+        preference: A factor for each.
+        banks: The losses of tasks in banks.
+    """
     expected = strategy.n_tasks if tasks is None else len(tasks)
-    places = [place for bank in banks for place in bank.places]
-    if len(losses) + len(places) != expected:
-        raise ValueError(f"received {len(losses) + len(places)} losses for {expected} tasks")
-    if banks and (len(set(places)) != len(places) or not set(places) <= set(range(expected))):
-        raise ValueError(f"the places of the tasks in banks are different numbers below {expected}; received {places}")
-    for bank in banks:
-        bank.check()
+    received = len(each) + sum(len(bank.places) for bank in banks)
+    if received != expected:
+        raise ValueError(f"received {received} losses for {expected} tasks")
+    if banks:
+        places = [place for bank in banks for place in bank.places]
+        if len(set(places)) != len(places) or not set(places) <= set(range(expected)):
+            raise ValueError(
+                f"the places of the tasks in banks are different numbers below {expected}; received {places}"
+            )
+        for bank in banks:
+            bank.check()
     if preference is not None and preference.shape != (expected,):
         shape = tuple(preference.shape)
         raise ValueError(f"preference needs one factor for each of the {expected} losses; received shape {shape}")
-    for name, loss in zip(names, losses, strict=True):
-        if loss.ndim != 0:
+    for place, loss in enumerate(each):
+        if loss.ndim:
+            name = names_of(losses, len(each))[place]
             raise ValueError(f"the loss of {name} must be a scalar; received shape {tuple(loss.shape)}")
         if not loss.requires_grad:
+            name = names_of(losses, len(each))[place]
             raise ValueError(f"the loss of {name} depends on nothing that can be trained")

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from mtlkit.errors import NonFiniteError
 from mtlkit.gradients.differentiation import differentiate
-from mtlkit.gradients.losses import Losses, check, named
+from mtlkit.gradients.losses import Losses, check, names_of, single
 from mtlkit.strategies.base import Strategy
 
 __all__ = ["Outlook", "look_ahead"]
@@ -175,9 +175,10 @@ def _gradients(
     tasks: Tensor | None,
 ) -> list[Gradient]:
     """Run a batch, and return the gradient of each weighted sum of its losses ``[M, K]``."""
-    names, losses = named(losses_of())
-    check(names, losses, strategy, tasks, None)
-    _check_finite(what, names, losses, (sums != 0).any(0).tolist())
+    given = losses_of()
+    losses = single(given)
+    check(given, losses, strategy, tasks, None)
+    _check_finite(what, names_of(given, len(losses)), losses, (sums != 0).any(0).tolist())
     parameters = [each.parameter for each in moving]
     made: list[Gradient] = []
     for weights in sums.tolist():
@@ -231,8 +232,7 @@ def _slopes(
         for (parameter, origin, *_), part in zip(moving, direction, strict=True):
             parameter.copy_(origin if part is None else origin + part * (side / norm))
         random.restore()
-        _, losses = named(training())
-        sides.append(torch.stack([loss.detach() for loss in losses]).to("cpu", torch.float64))
+        sides.append(torch.stack([loss.detach() for loss in single(training())]).to("cpu", torch.float64))
     return (sides[1] - sides[0]) * (norm / (2 * RADIUS))
 
 

@@ -105,16 +105,15 @@ class RowsApart(NamedTuple):
         columns = {id(leaf): slice(end - leaf.numel(), end) for leaf, end in zip(shared, ends, strict=True)}
         if sum(leaf.numel() for leaf in self.leaves.values()) < rows.shape[1]:
             rows.zero_()  # some are not reached
-        own: OwnGradients = [[] for _ in range(len(losses.stacked))]
+        own: OwnGradients = [[] for _ in range(len(losses))]
         passes = [_Pass(rows, columns, members) for members in self.rounds]
         inputs = {layer.node: layer.inputs for layer in self.layers}  # before a pass, which lets go of them
         for number, each in enumerate(passes, 1):
             is_last = number == len(passes)
-            roots: list[Place] = [losses.stacked]
-            seeds = [torch.full_like(losses.stacked, loss_scale)]
+            roots, seeds = losses.seeded(loss_scale)
             if len(passes) > 1:
                 roots = [member.unit.root for member in each.members]
-                seeds = [torch.full_like(losses.each[member.task], loss_scale) for member in each.members]
+                seeds = losses.seed(loss_scale) * len(roots)
             self._run(each, roots, seeds, inputs, own, keep=not is_last)
         return own
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mtlkit.gradients.differentiation import accumulate, differentiate, scaled, seed
+from mtlkit.gradients.differentiation import accumulate, differentiate, scaled
 from mtlkit.gradients.feature_rows import Columns, FactoredRows
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.told_apart import OwnGradients, RowsApart
@@ -44,8 +44,8 @@ class Whole:
         for leaf in self.shared:
             dtype = torch.promote_types(dtype, leaf.dtype)
         size = sum(leaf.numel() for leaf in self.shared)
-        self.rows = torch.empty(len(losses.stacked), size, dtype=dtype, device=self.shared[0].device)  # [K, P]
-        self.own: OwnGradients = [[] for _ in range(len(losses.stacked))]  # each head's parameters, with dL_i/dp
+        self.rows = torch.empty(len(losses), size, dtype=dtype, device=self.shared[0].device)  # [K, P]
+        self.own: OwnGradients = [[] for _ in range(len(losses))]  # each head's parameters, with dL_i/dp
         self.banks: list[FactoredRows] = []
         apart = RowsApart.of(losses, features)
         if apart is not None and apart.fits(self.shared, dtype):
@@ -69,7 +69,7 @@ class Whole:
         for unit, layer, each, keep in zip(units, layers, reached, are_needed_later(reached), strict=True):
             if layer is None:
                 (task,) = unit.tasks
-                seeds = seed(losses.each[task], self.loss_scale)
+                seeds = losses.seed(self.loss_scale)
                 self._take(task, each.leaves, differentiate([unit.root], [*each.leaves.values()], seeds, keep=keep))
             else:
                 self._take_bank(unit, layer, each.leaves, self.loss_scale, keep=keep)
