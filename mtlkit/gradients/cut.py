@@ -124,6 +124,16 @@ class Cut:
         others = [leaf for key, leaf in self.behind.leaves.items() if key not in known]
         self._accumulate_combined([], [], factors, others)
 
+    def _heads(self, factors: Sequence[float]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the heads' parameters, and their gradients times the factor of the task."""
+        leaves, gradients = scaled(self.own, factors)
+        self.own.clear()
+        for part in self.parts:
+            more = part.at_layers(factors)
+            leaves += more[0]
+            gradients += more[1]
+        return leaves, gradients
+
     def _accumulate_combined(
         self,
         places: list[Tensor],
@@ -132,8 +142,7 @@ class Cut:
         inputs: Sequence[Tensor] | None = None,
     ) -> None:
         """Backpropagate what the features get in the combination, and what is given for other places."""
-        used = [bool(part.tasks) for part in self.parts]
-        places += [z for z, is_used in zip(self.features, used, strict=True) if is_used]
+        places += [z for z, part in zip(self.features, self.parts, strict=True) if part.tasks]
         gradients += [part.combined(factors) for part in self._parts_for_good() if part.tasks]
         accumulate(places, gradients, inputs)
 
@@ -141,15 +150,6 @@ class Cut:
         """Yield what comes back to each z, and forget it: it would take up memory while the encoder's turn comes."""
         while self.parts:
             yield self.parts.pop(0)
-
-    def _heads(self, factors: Sequence[float]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the heads' parameters, and their gradients times the factor of the task."""
-        leaves, gradients = scaled(self.own, factors)
-        for part in self.parts:
-            more = part.at_layers(factors)
-            leaves += more[0]
-            gradients += more[1]
-        return leaves, gradients
 
     def _backward_whole(
         self, factors: Sequence[float], head_factors: Sequence[float], direction: Tensor | None

@@ -13,11 +13,13 @@ from torch.autograd.graph import Node, _engine_run_backward
 
 from mtlkit.gradients.walk import Place
 
-__all__ = ["accumulate", "backpropagate", "differentiate", "filled", "scaled", "stacked", "tapped"]
+__all__ = ["accumulate", "backpropagate", "differentiate", "filled", "scaled", "stacked", "tapped", "unflattened"]
 
 
 HELD = 2**16
-"""Bytes of gradients that may as well be held through the pass that they are given to, and copied by leaves."""
+"""Bytes of gradients that may as well be held through the pass that they are given to."""
+COPIED = 2**20
+"""Bytes of gradients that leaves may as well copy: autograd's engine holds on to what its roots are given."""
 
 
 def differentiate(
@@ -113,6 +115,8 @@ def _taps_at(nodes: Sequence[Node], hear: Callable[[Node, Tensor], object]) -> I
 def accumulate(places: Sequence[Tensor], gradients: list[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
     """Backpropagate gradients from where they are given; into leaves by autograd, so that hooks on them hear of it.
 
+    All that is given is given in one pass: there are hooks that wait for the gradients of several leaves.
+
     Args:
         places: Tensors in the graph, leaves among them.
         gradients: What each is given; the list is emptied, so that a leaf may keep one as it is.
@@ -120,13 +124,14 @@ def accumulate(places: Sequence[Tensor], gradients: list[Tensor], inputs: Sequen
     """
     if not places or inputs == []:
         return
-    if sum(gradient.nbytes for gradient in gradients) <= HELD:
+    most = COPIED if all(place.is_leaf for place in places) else HELD
+    if sum(gradient.nbytes for gradient in gradients) <= most:
         backpropagate(places, gradients, inputs or ())
         gradients.clear()
         return
     with torch.enable_grad():
         root = _Given.apply(gradients, *places)  # type: ignore[no-untyped-call]
-    backpropagate((root,), (torch.ones_like(root),), inputs or ())
+    backpropagate((root,), (root.detach(),), inputs or ())
 
 
 class _Given(torch.autograd.Function):
@@ -165,3 +170,9 @@ def stacked(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
     """Return gradients given in parts as rows ``[K, P]``, in float32 at least."""
     rows = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in gradients])
     return rows.float() if rows.dtype in {torch.float16, torch.bfloat16} else rows
+
+
+def unflattened(flat: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the parts ``[P]`` of a gradient in the shapes of the places that it is for, as views."""
+    parts: Sequence[Tensor] = torch._C._nn.unflatten_dense_tensors(flat, tuple(like))  # noqa: SLF001 - as torch.distributed does
+    return parts

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
+from mtlkit.gradients.batches import Batches, Member, sum_rows, weigh_rows
 from mtlkit.gradients.differentiation import differentiate, tapped
 from mtlkit.gradients.linear import LinearNode
-from mtlkit.gradients.losses import StepLosses, Unit
-from mtlkit.gradients.slices import slices_of
-from mtlkit.gradients.walk import Edge, Place, Reach, are_apart, edge_of, leaf_of, reach
+from mtlkit.gradients.losses import StepLosses
+from mtlkit.gradients.walk import Place, Reach, leaf_of
 
 __all__ = ["OwnGradients", "RowsApart"]
 
@@ -39,27 +39,16 @@ _BY_ENTRY = {
 """Operations that act on each entry by itself; of two tensors, where both have the same rows."""
 
 
-class _Member(NamedTuple):
-    """A task: its place among the losses, its unit, its rows, and its own leaves on this side of the features."""
-
-    task: int
-    unit: Unit
-    rows: slice
-    leaves: Sequence[Tensor]
-
-
 class RowsApart(NamedTuple):
     """An encoder of linear layers and of operations on single entries, through which the rows of several tasks went.
 
     Attributes:
         layers: The layers.
-        leaves: Their parameters that are trained, by identity.
-        rounds: The tasks, so that no two of a round have rows in common.
+        batches: The tasks and their rows.
     """
 
     layers: Sequence[LinearNode]
-    leaves: Mapping[int, Tensor]
-    rounds: Sequence[Sequence[_Member]]
+    batches: Batches
 
     @classmethod
     def of(cls, losses: StepLosses, features: Sequence[Tensor]) -> RowsApart | None:
@@ -69,20 +58,16 @@ class RowsApart(NamedTuple):
             losses: The losses, each of which depends on one of the tensors.
             features: The slices of what the encoder made of all rows.
         """
-        slices = slices_of(features) if len(features) > 1 and all(type(z) is Tensor for z in features) else None
-        if slices is None or any(unit.bank for unit in losses.units):
+        batches = Batches.of(losses, features)
+        layers = None if batches is None else _layers(batches.behind, batches.n_rows)
+        if batches is None or layers is None:
             return None
-        whole, _, n_rows = slices[0]
-        behind = reach([whole], frozenset())
-        layers = _layers(behind, n_rows)
-        if layers is None:
-            return None
-        places = {edge_of(z): each.rows for z, each in zip(features, slices, strict=True)}
-        reached = [reach([edge_of(unit.root)], places.keys()) for unit in losses.units]
-        rounds = _rounds(losses.units, reached, places)
-        if rounds is None or any(not behind.leaves.keys().isdisjoint(each.leaves) for each in reached):
-            return None
-        return cls(layers, behind.leaves, rounds)
+        return cls(layers, batches)
+
+    @property
+    def leaves(self) -> Mapping[int, Tensor]:
+        """The parameters of the layers that are trained, by identity."""
+        return self.batches.behind.leaves
 
     def fits(self, shared: Sequence[Tensor], dtype: torch.dtype) -> bool:
         """Return whether all that is trained of it is shared, and of this dtype."""
@@ -106,7 +91,8 @@ class RowsApart(NamedTuple):
         if sum(leaf.numel() for leaf in self.leaves.values()) < rows.shape[1]:
             rows.zero_()  # some are not reached
         own: OwnGradients = [[] for _ in range(len(losses))]
-        passes = [_Pass(rows, columns, members) for members in self.rounds]
+        size, rounds = self.batches.size, self.batches.rounds
+        passes = [_Pass(rows, columns, members, size) for members in rounds]
         inputs = {layer.node: layer.inputs for layer in self.layers}  # before a pass, which lets go of them
         for number, each in enumerate(passes, 1):
             is_last = number == len(passes)
@@ -161,26 +147,26 @@ class _Pass(NamedTuple):
         rows: The gradients of all tasks ``[K, P]``.
         columns: Where each leaf is in them, by identity.
         members: The tasks.
+        size: How many rows each task has, if they follow on one another: see :class:`Batches`.
     """
 
     rows: Tensor
     columns: Mapping[int, slice]
-    members: Sequence[_Member]
+    members: Sequence[Member]
+    size: int | None
 
     def fill(self, layer: LinearNode, x: Tensor | None, back: Tensor | None) -> None:
         """Fill in the tasks' gradients at a layer, from what went in and what came back at the rows of each."""
-        weights = self.rows[:, self.columns[id(layer.weight)]].view(len(self.rows), *layer.weight.shape).unbind()
-        biases = None if layer.bias is None else self.rows[:, self.columns[id(layer.bias)]].unbind()
-        for task, _, own, _ in self.members:
-            if back is None or x is None:
-                weights[task].zero_()
-                if biases is not None:
-                    biases[task].zero_()
-                continue
-            part = back[own]
-            torch.mm(part.t(), x[own], out=weights[task])
-            if biases is not None:
-                torch.sum(part, 0, out=biases[task])
+        weights = self.rows[:, self.columns[id(layer.weight)]].view(len(self.rows), *layer.weight.shape)
+        biases = None if layer.bias is None else self.rows[:, self.columns[id(layer.bias)]]
+        if back is None or x is None:
+            for each in (weights, biases):
+                if each is not None:
+                    each[[member.task for member in self.members]] = 0
+            return
+        weigh_rows(self.members, self.size, x, back, weights)
+        if biases is not None:
+            sum_rows(self.members, self.size, back, biases)
 
 
 def _layers(behind: Reach, n_rows: int) -> list[LinearNode] | None:
@@ -213,21 +199,3 @@ def _acts_by_row(node: Node) -> bool:
         *added, _, (transposed, _) = node.next_functions
         return transposed is None and all(bias is None for bias, _ in added)
     return type(node).__name__ in _BY_ENTRY
-
-
-def _rounds(
-    units: Sequence[Unit], reached: Sequence[Reach], places: Mapping[Edge, slice]
-) -> list[list[_Member]] | None:
-    """Return the tasks round by round; None where one reads other rows than its own, or shares a head with another."""
-    if not are_apart(reached):
-        return None
-    by_rows: dict[Edge, list[_Member]] = {}
-    for unit, each in zip(units, reached, strict=True):
-        read = {edge for node in each.readers for edge in node.next_functions if edge in places}
-        if len(read) != 1:
-            return None
-        (place,) = read
-        (task,) = unit.tasks
-        by_rows.setdefault(place, []).append(_Member(task, unit, places[place], list(each.leaves.values())))
-    every = by_rows.values()
-    return [[own[turn] for own in every if turn < len(own)] for turn in range(max(map(len, every)))]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mtlkit.gradients.differentiation import accumulate, differentiate, scaled
+from mtlkit.gradients.differentiation import accumulate, differentiate, scaled, unflattened
 from mtlkit.gradients.feature_rows import Columns, FactoredRows
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.told_apart import OwnGradients, RowsApart
@@ -118,21 +118,22 @@ class Whole:
 
     def backward(self, factors: Sequence[float], head_factors: Sequence[float], direction: Tensor | None) -> None:
         """Add to ``.grad`` what is made of the tasks' gradients; see :class:`~mtlkit.gradients.graph.Graph`."""
-        places, gradients = scaled(self.own, head_factors)
+        leaves, gradients = scaled(self.own, head_factors)
+        self.own.clear()
         for bank in self.banks:
             more = bank.at_layers(head_factors)
-            places += more[0]
+            leaves += more[0]
             gradients += more[1]
         if direction is None:
             total = self.rows.new_tensor(factors) @ self.rows
         else:
             total = direction.to(self.rows) * self.loss_scale
-        parts = total.split_with_sizes([leaf.numel() for leaf in self.shared])
-        for leaf, part, is_reached in zip(self.shared, parts, self.is_reached, strict=True):
+        del self.rows  # or it would take up memory while leaves copy what they are given
+        for leaf, part, is_reached in zip(self.shared, unflattened(total, self.shared), self.is_reached, strict=True):
             if is_reached:
-                places.append(leaf)
-                gradients.append(part.reshape(leaf.shape).to(leaf))
-        accumulate(places, gradients)
+                leaves.append(leaf)
+                gradients.append(part if part.dtype == leaf.dtype else part.to(leaf))
+        accumulate(leaves, gradients)
 
 
 def _layer(unit: Unit, reached: Reach) -> Columns | None:
