@@ -6,16 +6,26 @@ Letters: K tasks; B rows of all batches together, b of one batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.slices import slices_of
 from mtlkit.gradients.walk import Edge, Reach, are_apart, edge_of, reach
 
-__all__ = ["Batches", "Member", "sum_rows", "weigh_rows"]
+__all__ = ["Batches", "Member", "acts_by_entry", "has_rows", "sum_rows", "times_by_rows", "weigh_rows"]
+
+_BY_ENTRY = {
+    f"{name}Backward0"
+    for name in (
+        *("Relu", "LeakyRelu", "Elu", "Gelu", "Silu", "Mish", "Tanh", "Sigmoid", "LogSigmoid", "Softplus"),
+        *("Hardtanh", "Hardsigmoid", "Hardswish", "Softshrink", "Threshold", "Clamp"),
+        *("Add", "Sub", "Mul", "Neg", "NativeDropout"),
+    )
+}
 
 
 class Member(NamedTuple):
@@ -33,7 +43,8 @@ class Batches(NamedTuple):
     Attributes:
         whole: Where the tensor stands in the graph.
         n_rows: B.
-        behind: What it is made of.
+        slices: The rows of each tensor of features, in the order in which these were given.
+        behind: What the whole is made of.
         rounds: The tasks, so that no two of a round have rows in common.
         size: b, if the rows of all tasks follow on one another, as many of each, in the order of their places; the
             rows are then one more dimension of a tensor. Otherwise None.
@@ -41,6 +52,7 @@ class Batches(NamedTuple):
 
     whole: Edge
     n_rows: int
+    slices: Sequence[slice]
     behind: Reach
     rounds: Sequence[Sequence[Member]]
     size: int | None
@@ -63,7 +75,7 @@ class Batches(NamedTuple):
         rounds = _rounds(losses.units, reached, places)
         if rounds is None or any(not behind.leaves.keys().isdisjoint(each.leaves) for each in reached):
             return None
-        return cls(whole, n_rows, behind, rounds, _size(rounds, n_rows))
+        return cls(whole, n_rows, [each.rows for each in slices], behind, rounds, _size(rounds, n_rows))
 
 
 def _rounds(units: Sequence[Unit], reached: Sequence[Reach], places: Mapping[Edge, slice]) -> list[list[Member]] | None:
@@ -115,3 +127,27 @@ def sum_rows(members: Sequence[Member], size: int | None, back: Tensor, into: Te
         return
     for task, _, rows, _ in members:
         torch.sum(back[rows], 0, out=into[task])
+
+
+def times_by_rows(members: Sequence[Member], size: int | None, back: Tensor, factors: Sequence[float]) -> Tensor:
+    """Return what came back ``[B, *]``, the rows of each task times its factor ``[K]``; 0 where they are no task's."""
+    if size is not None:
+        if factors[0] == 1 and all(factor == 1 for factor in factors):
+            return back
+        each: Tensor = back.unflatten(0, (-1, size))
+        return (each * back.new_tensor(factors).view(-1, *[1] * back.ndim)).view_as(back)
+    total = torch.zeros_like(back)
+    for task, _, rows, _ in members:
+        torch.mul(back[rows], factors[task], out=total[rows])
+    return total
+
+
+def has_rows(node: Any, n_rows: int) -> bool:
+    """Return whether what an operation makes is a matrix of so many rows."""
+    shape = node._input_metadata[0].shape  # noqa: SLF001 - what autograd knows of its output
+    return len(shape) == 2 and shape[0] == n_rows  # noqa: PLR2004
+
+
+def acts_by_entry(node: Node) -> bool:
+    """Return whether an operation acts on each entry by itself; of two tensors, where both have the same rows."""
+    return type(node).__name__ in _BY_ENTRY

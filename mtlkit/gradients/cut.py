@@ -124,7 +124,7 @@ class Cut:
         others = [leaf for key, leaf in self.behind.leaves.items() if key not in known]
         self._accumulate_combined([], [], factors, others)
 
-    def _heads(self, factors: Sequence[float]) -> tuple[list[Tensor], list[Tensor]]:
+    def _heads(self, factors: Sequence[float]) -> tuple[list[Place], list[Tensor]]:
         """Return the heads' parameters, and their gradients times the factor of the task."""
         leaves, gradients = scaled(self.own, factors)
         self.own.clear()
@@ -136,7 +136,7 @@ class Cut:
 
     def _accumulate_combined(
         self,
-        places: list[Tensor],
+        places: list[Place],
         gradients: list[Tensor],
         factors: Sequence[float],
         inputs: Sequence[Tensor] | None = None,

@@ -112,25 +112,26 @@ def _taps_at(nodes: Sequence[Node], hear: Callable[[Node, Tensor], object]) -> I
             each.remove()
 
 
-def accumulate(places: Sequence[Tensor], gradients: list[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
+def accumulate(places: Sequence[Place], gradients: list[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
     """Backpropagate gradients from where they are given; into leaves by autograd, so that hooks on them hear of it.
 
     All that is given is given in one pass: there are hooks that wait for the gradients of several leaves.
 
     Args:
-        places: Tensors in the graph, leaves among them.
-        gradients: What each is given; the list is emptied, so that a leaf may keep one as it is.
+        places: Tensors in the graph, leaves among them, or edges of it.
+        gradients: What each is given; the list is emptied, so that a leaf may keep one as it is, but for edges.
         inputs: The leaves that it goes to; None for all.
     """
     if not places or inputs == []:
         return
-    most = COPIED if all(place.is_leaf for place in places) else HELD
-    if sum(gradient.nbytes for gradient in gradients) <= most:
+    tensors = [place for place in places if isinstance(place, Tensor)]
+    most = COPIED if all(place.is_leaf for place in tensors) else HELD
+    if len(tensors) < len(places) or sum(gradient.nbytes for gradient in gradients) <= most:
         backpropagate(places, gradients, inputs or ())
         gradients.clear()
         return
     with torch.enable_grad():
-        root = _Given.apply(gradients, *places)  # type: ignore[no-untyped-call]
+        root = _Given.apply(gradients, *tensors)  # type: ignore[no-untyped-call]
     backpropagate((root,), (root.detach(),), inputs or ())
 
 
@@ -151,9 +152,9 @@ class _Given(torch.autograd.Function):
 
 def scaled(
     own: Sequence[Sequence[tuple[Tensor, Tensor]]], factors: Sequence[float]
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> tuple[list[Place], list[Tensor]]:
     """Return the parameters of all tasks' heads, and their gradients times the factor of each task ``[K]``."""
-    leaves = [leaf for pairs in own for leaf, _ in pairs]
+    leaves: list[Place] = [leaf for pairs in own for leaf, _ in pairs]
     gradients = [gradient for pairs in own for _, gradient in pairs]
     scales = [factor for factor, pairs in zip(factors, own, strict=True) for _ in pairs]
     if all(scale == 1 for scale in scales):
@@ -174,5 +175,5 @@ def stacked(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
 
 def unflattened(flat: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return the parts ``[P]`` of a gradient in the shapes of the places that it is for, as views."""
-    parts: Sequence[Tensor] = torch._C._nn.unflatten_dense_tensors(flat, tuple(like))  # noqa: SLF001 - as torch.distributed does
+    parts: Sequence[Tensor] = torch._C._nn.unflatten_dense_tensors(flat, list(like))  # noqa: SLF001 - as torch.distributed does
     return parts

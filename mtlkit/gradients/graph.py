@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from mtlkit.gradients.cut import Cut
+from mtlkit.gradients.cut_by_rows import CutByRows
 from mtlkit.gradients.losses import StepLosses
 from mtlkit.gradients.places import Features, Shared, features_of, last_weights, parameters_of, trained
 from mtlkit.gradients.whole import Whole
@@ -48,12 +49,17 @@ def differentiated(
         return None
     found = features_of(features, strategy) if over is not Over.PARAMETERS else trained(features)
     if over is Over.FEATURES:
-        return Cut(losses, found, None, loss_scale)
+        return _cut(losses, found, None, loss_scale)
     if shared is None:
         raise ValueError("this strategy compares gradients at shared weights: pass the encoder as shared=")
     parameters = last_weights(shared) if over is Over.LAST_SHARED else parameters_of(shared)
     if not parameters:
         raise ValueError("no shared parameter requires a gradient, and this strategy compares gradients there")
     if over is Over.LAST_SHARED:
-        return Cut(losses, found, parameters, loss_scale)
+        return _cut(losses, found, parameters, loss_scale)
     return Whole(losses, parameters, found, loss_scale)
+
+
+def _cut(losses: StepLosses, features: Sequence[Tensor], weights: Sequence[Tensor] | None, loss_scale: float) -> Graph:
+    by_rows = CutByRows.of(losses, features, weights, loss_scale) if len(features) > 1 else None
+    return by_rows or Cut(losses, features, weights, loss_scale)

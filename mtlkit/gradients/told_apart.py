@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from mtlkit.gradients.batches import Batches, Member, sum_rows, weigh_rows
+from mtlkit.gradients.batches import Batches, Member, acts_by_entry, has_rows, sum_rows, weigh_rows
 from mtlkit.gradients.differentiation import differentiate, tapped
 from mtlkit.gradients.linear import LinearNode
 from mtlkit.gradients.losses import StepLosses
@@ -27,16 +27,6 @@ from mtlkit.gradients.walk import Place, Reach, leaf_of
 __all__ = ["OwnGradients", "RowsApart"]
 
 OwnGradients = list[list[tuple[Tensor, Tensor]]]
-
-_BY_ENTRY = {
-    f"{name}Backward0"
-    for name in (
-        *("Relu", "LeakyRelu", "Elu", "Gelu", "Silu", "Mish", "Tanh", "Sigmoid", "LogSigmoid", "Softplus"),
-        *("Hardtanh", "Hardsigmoid", "Hardswish", "Softshrink", "Threshold", "Clamp"),
-        *("Add", "Sub", "Mul", "Neg", "NativeDropout"),
-    )
-}
-"""Operations that act on each entry by itself; of two tensors, where both have the same rows."""
 
 
 class RowsApart(NamedTuple):
@@ -175,22 +165,16 @@ def _layers(behind: Reach, n_rows: int) -> list[LinearNode] | None:
     for node in behind.uses:
         layer = LinearNode.of(node)
         if layer is not None:
-            if not (layer.is_alone(behind.uses) and _has_rows(node, n_rows)):
+            if not (layer.is_alone(behind.uses) and has_rows(node, n_rows)):
                 return None
             layers.append(layer)
         elif leaf_of(node) is None:
             others.append(node)
     transposed = {layer.node.next_functions[-1][0] for layer in layers}
-    if not all(node in transposed or (_acts_by_row(node) and _has_rows(node, n_rows)) for node in others):
+    if not all(node in transposed or (_acts_by_row(node) and has_rows(node, n_rows)) for node in others):
         return None
     leaves = {id(leaf) for layer in layers for leaf in (layer.weight, layer.bias)}
     return layers if layers and behind.leaves.keys() <= leaves else None
-
-
-def _has_rows(node: Any, n_rows: int) -> bool:
-    """Return whether what an operation makes is a matrix of so many rows."""
-    shape = node._input_metadata[0].shape  # noqa: SLF001 - what autograd knows of its output
-    return len(shape) == 2 and shape[0] == n_rows  # noqa: PLR2004
 
 
 def _acts_by_row(node: Node) -> bool:
@@ -198,4 +182,4 @@ def _acts_by_row(node: Node) -> bool:
     if type(node).__name__ in {"AddmmBackward0", "MmBackward0"}:  # a layer that is not trained
         *added, _, (transposed, _) = node.next_functions
         return transposed is None and all(bias is None for bias, _ in added)
-    return type(node).__name__ in _BY_ENTRY
+    return acts_by_entry(node)
