@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import compress
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 from torch.autograd.graph import Node, _engine_run_backward
 
 from mtlkit.gradients.walk import Place
@@ -16,6 +18,7 @@ from mtlkit.gradients.walk import Place
 __all__ = ["accumulate", "backpropagate", "differentiate", "filled", "scaled", "stacked", "tapped", "unflattened"]
 
 
+_ENGINE: Any = Variable._execution_engine  # noqa: SLF001 - what torch.autograd.backward and grad call
 HELD = 2**16
 """Bytes of gradients that may as well be held through the pass that they are given to."""
 COPIED = 2**20
@@ -54,14 +57,17 @@ def backpropagate(roots: Sequence[Place], gradients: Sequence[Tensor], inputs: S
 def _run(
     roots: Sequence[Place], gradients: Sequence[Tensor], inputs: Sequence[Place], *, keep: bool, accumulate: bool
 ) -> tuple[Tensor | None, ...]:
-    """Run autograd's engine, past what torch.autograd checks first: the engine checks shapes and dtypes itself.
+    """Run autograd's engine, past what torch.autograd does first: the engine checks shapes and dtypes itself.
 
     On a small model those checks take as long as the pass.
     """
-    options = (keep, False)  # whether the graph is kept, and whether there is one of the gradients
-    return _engine_run_backward(
-        tuple(roots), tuple(gradients), *options, tuple(inputs), allow_unreachable=True, accumulate_grad=accumulate
+    # What the wrapper adds is for the threads of other devices, and a debugging log.
+    run = _ENGINE.run_backward if gradients[0].is_cpu else _engine_run_backward
+    is_graph_wanted, may_miss_inputs = False, True
+    found: tuple[Tensor | None, ...] = run(
+        tuple(roots), tuple(gradients), keep, is_graph_wanted, tuple(inputs), may_miss_inputs, accumulate
     )
+    return found
 
 
 def _unheard(places: Sequence[Place]) -> AbstractContextManager[None]:
@@ -115,8 +121,6 @@ def _taps_at(nodes: Sequence[Node], hear: Callable[[Node, Tensor], object]) -> I
 def accumulate(places: Sequence[Place], gradients: list[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
     """Backpropagate gradients from where they are given; into leaves by autograd, so that hooks on them hear of it.
 
-    All that is given is given in one pass: there are hooks that wait for the gradients of several leaves.
-
     Args:
         places: Tensors in the graph, leaves among them, or edges of it.
         gradients: What each is given; the list is emptied, so that a leaf may keep one as it is, but for edges.
@@ -124,15 +128,28 @@ def accumulate(places: Sequence[Place], gradients: list[Tensor], inputs: Sequenc
     """
     if not places or inputs == []:
         return
+    are_leaves = [isinstance(place, Tensor) and place.is_leaf for place in places]
+    # Leaves come first, so that nothing of theirs is held through the pass; but not where somebody may wait for the
+    # gradients of several of them in one pass.
+    if any(are_leaves) and not any(place._backward_hooks for place in compress(places, are_leaves)):  # noqa: SLF001
+        own = list(compress(gradients, are_leaves))
+        others = [not is_leaf for is_leaf in are_leaves]
+        gradients[:] = compress(gradients, others)
+        _give(list(compress(places, are_leaves)), own, COPIED, inputs or ())
+        places = list(compress(places, others))
+    if places:
+        _give(places, gradients, HELD, inputs or ())
+
+
+def _give(places: Sequence[Place], gradients: list[Tensor], most: int, inputs: Sequence[Tensor]) -> None:
     tensors = [place for place in places if isinstance(place, Tensor)]
-    most = COPIED if all(place.is_leaf for place in tensors) else HELD
     if len(tensors) < len(places) or sum(gradient.nbytes for gradient in gradients) <= most:
-        backpropagate(places, gradients, inputs or ())
+        backpropagate(places, gradients, inputs)
         gradients.clear()
         return
     with torch.enable_grad():
         root = _Given.apply(gradients, *tensors)  # type: ignore[no-untyped-call]
-    backpropagate((root,), (root.detach(),), inputs or ())
+    backpropagate((root,), (root.detach(),), inputs)
 
 
 class _Given(torch.autograd.Function):

@@ -180,7 +180,8 @@ class FactoredRows:
         if self.width == 1:
             return products
         if self.width is not None:
-            return products.view(len(self.tasks), self.width, len(self.tasks), self.width).sum((1, 3))
+            shape = len(self.tasks), self.width, len(self.tasks), self.width
+            return torch.from_numpy(products.numpy().reshape(shape).sum((1, 3)))
         chosen = torch.from_numpy(np.equal.outer(self.tasks, self.columns)).double()  # [k, C]
         return chosen @ products @ chosen.t()
 
@@ -193,7 +194,7 @@ class FactoredRows:
         if self.width is not None:
             back = back.view(-1, len(self.tasks), self.width)[:, tasks].transpose(0, 1)  # [k, b, C / k]
             weights = self.weights.view(len(self.tasks), self.width, -1)[tasks]  # [k, C / k, D]
-            return (back * weights if self.width == 1 else back @ weights).flatten(1)
+            return (back * weights if self.width == 1 else torch.bmm(back, weights)).flatten(1)
         own = [np.flatnonzero(self.columns == task) for task in self.tasks[tasks]]
         return torch.stack([(back[:, columns] @ self.weights[columns]).flatten() for columns in own])
 

@@ -110,6 +110,9 @@ def _add(rows: Tensor, heard: set[int], source: _Source, z: Tensor, part: Featur
     for first in range(0, len(part.tasks), at_once):
         tasks = part.tasks[first : first + at_once]
         back = source.before_activation(part.rows(slice(first, first + at_once)).view(len(tasks), *z.shape), z)
+        if not heard and len(tasks) == len(rows):
+            torch.bmm(back.mT, inputs.expand(len(tasks), *inputs.shape), out=rows)
+            return
         for task, each in zip(tasks, back, strict=True):  # [B, D]
             if task in heard:
                 rows[task].addmm_(each.t(), inputs)
