@@ -27,6 +27,8 @@ __all__ = ["backward"]
 
 Heads = Literal["weighted", "plain"]
 
+_CPU = torch.device("cpu")
+
 
 def backward(  # noqa: PLR0913 - one for each thing that a loop may know
     losses: Losses,
@@ -228,7 +230,10 @@ def _check_outlook(ahead: Outlook | None, strategy: Strategy, tasks: Tensor | No
 
 def _device(strategy: Strategy) -> torch.device:
     """Return where the strategy's state is; a few look-ups, since a walk through a module takes long."""
-    own: list[Tensor | None] = [*strategy._parameters.values(), *strategy._buffers.values()]  # noqa: SLF001
-    if not own and strategy._modules:  # noqa: SLF001
-        own = [*strategy.parameters(), *strategy.buffers()]
-    return next((state.device for state in own if state is not None), torch.device("cpu"))
+    for own in (strategy._parameters, strategy._buffers):  # noqa: SLF001
+        for state in own.values():
+            if state is not None:
+                return state.device
+    if not strategy._modules:  # noqa: SLF001
+        return _CPU
+    return next((state.device for state in (*strategy.parameters(), *strategy.buffers())), _CPU)

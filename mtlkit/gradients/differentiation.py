@@ -131,11 +131,12 @@ def accumulate(places: Sequence[Place], gradients: list[Tensor], inputs: Sequenc
     are_leaves = [isinstance(place, Tensor) and place.is_leaf for place in places]
     # Leaves come first, so that nothing of theirs is held through the pass; but not where somebody may wait for the
     # gradients of several of them in one pass.
-    if any(are_leaves) and not any(place._backward_hooks for place in compress(places, are_leaves)):  # noqa: SLF001
+    leaves: list[Any] = list(compress(places, are_leaves))
+    if leaves and not any(leaf._backward_hooks for leaf in leaves):  # noqa: SLF001
         own = list(compress(gradients, are_leaves))
         others = [not is_leaf for is_leaf in are_leaves]
         gradients[:] = compress(gradients, others)
-        _give(list(compress(places, are_leaves)), own, COPIED, inputs or ())
+        _give(leaves, own, COPIED, inputs or ())
         places = list(compress(places, others))
     if places:
         _give(places, gradients, HELD, inputs or ())

@@ -126,7 +126,7 @@ class Columns(NamedTuple):
         if layer is None or not layer.is_alone(uses):
             return None
         if unit.bank is None:
-            return cls(layer, [(unit.tasks[0], 0, len(layer.weight))])
+            return cls(layer, [(unit.tasks[0], 0, layer.weight.shape[0])])
         if edge_of(unit.bank.outputs) != (node, 0):
             return None
         return cls(
@@ -155,7 +155,8 @@ class FactoredRows:
         width = self.owners[0][2]
         # All tasks have as many outputs, one beside the other, in order: what is asked for is then quicker to lay out.
         in_order = [(task, place * width, width) for place, task in enumerate(self.tasks)]
-        self.width = width if self.owners == in_order and len(in_order) * width == len(self.weights) else None
+        fits = self.owners == in_order and len(in_order) * width == self.weights.shape[0]
+        self.width = width if fits else None
         # What was scaled last, and by which factors: heads and features often get the same.
         self.last: tuple[Sequence[float], Tensor] = ([], self.back)
 
@@ -169,7 +170,7 @@ class FactoredRows:
 
     def gramian(self) -> Tensor:
         """Return the inner products ``[k, k]``, in float64 on the CPU."""
-        (n_rows, n_features), n_outputs = self.z.shape, len(self.weights)
+        (n_rows, n_features), n_outputs = self.z.shape, self.weights.shape[0]
         if n_outputs * (n_rows + n_features) > n_rows * n_features:
             at_once = some_within(len(self.tasks) * n_features * self.back.element_size())
             parts = [gramian_of(self._of(EVERY, back)) for back in self.back.split(at_once)]
@@ -192,8 +193,10 @@ class FactoredRows:
     def _of(self, tasks: slice, back: Tensor) -> Tensor:
         """Return the gradients of some tasks at some rows of z, from what came back there ``[b, C]``."""
         if self.width is not None:
-            back = back.view(-1, len(self.tasks), self.width)[:, tasks].transpose(0, 1)  # [k, b, C / k]
-            weights = self.weights.view(len(self.tasks), self.width, -1)[tasks]  # [k, C / k, D]
+            back = back.view(-1, len(self.tasks), self.width).transpose(0, 1)  # [k, b, C / k]
+            weights = self.weights.view(len(self.tasks), self.width, -1)  # [k, C / k, D]
+            if tasks != EVERY:
+                back, weights = back[tasks], weights[tasks]
             return (back * weights if self.width == 1 else torch.bmm(back, weights)).flatten(1)
         own = [np.flatnonzero(self.columns == task) for task in self.tasks[tasks]]
         return torch.stack([(back[:, columns] @ self.weights[columns]).flatten() for columns in own])

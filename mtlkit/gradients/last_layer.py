@@ -15,6 +15,8 @@ from mtlkit.gradients.slices import Slice
 
 __all__ = ["rows_at_last_layer"]
 
+_ALL = slice(None)
+
 
 def rows_at_last_layer(
     weight: Tensor, features: Sequence[Tensor], parts: Sequence[FeatureRows], n_tasks: int, uses: Mapping[Node, int]
@@ -33,17 +35,17 @@ def rows_at_last_layer(
     """
     n_slices = len({z.grad_fn for z in features})
     sources = [_Source.of(z, weight, uses, n_slices) for z in features]
-    n_layers = len({source.layer.node for source in sources if source is not None})
-    for source, z in zip(sources, features, strict=True):
-        if source is None or source.layer.n_uses(uses) != n_layers:
-            return None  # it is used elsewhere too
-        if not z.dtype == source.inputs.dtype == weight.dtype:
-            return None
+    found = [source for source in sources if source is not None]
+    n_layers = len({source.layer.node for source in found})
+    if len(found) < len(sources) or any(source.layer.n_uses(uses) != n_layers for source in found):
+        return None  # it is used elsewhere too
+    inputs = [source.inputs for source in found]
+    if any(not z.dtype == x.dtype == weight.dtype for z, x in zip(features, inputs, strict=True)):
+        return None
     rows = weight.new_empty(n_tasks, *weight.shape)
     heard: set[int] = set()
-    for source, z, part in zip(sources, features, parts, strict=True):
-        if source is not None:
-            _add(rows, heard, source, z, part)
+    for source, x, z, part in zip(found, inputs, features, parts, strict=True):
+        _add(rows, heard, source, x, z.detach(), part)
     return rows.flatten(1)
 
 
@@ -68,7 +70,7 @@ class _Source(NamedTuple):
         if z.ndim != 2 or is_heard:  # noqa: PLR2004 - a hook may change what goes on
             return None
         part = Slice.of(z)
-        node, rows = (z.grad_fn, slice(None)) if part is None else (part.whole[0], part.rows)
+        node, rows = (z.grad_fn, _ALL) if part is None else (part.whole[0], part.rows)
         if node is None or (part is not None and uses[node] != n_slices):
             return None
         activation = ""
@@ -83,39 +85,41 @@ class _Source(NamedTuple):
     @property
     def inputs(self) -> Tensor:
         """What went into the layer ``[B, D before]``."""
-        return self.layer.inputs[self.rows]
+        inputs = self.layer.inputs
+        return inputs if self.rows == _ALL else inputs[self.rows]
 
     def before_activation(self, back: Tensor, z: Tensor) -> Tensor:
         """Take gradients ``[k, B, D]`` at the features back to the outputs of the layer."""
-        outputs = z.detach().expand_as(back)
         if self.activation == "ReluBackward0":
-            back = torch.ops.aten.threshold_backward(back, outputs, 0)
+            back = torch.ops.aten.threshold_backward.default(back, z, 0)
         elif self.activation == "TanhBackward0":
-            back = torch.ops.aten.tanh_backward(back, outputs)
+            back = torch.ops.aten.tanh_backward.default(back, z)
         return back
 
 
-def _add(rows: Tensor, heard: set[int], source: _Source, z: Tensor, part: FeatureRows) -> None:
+def _add(rows: Tensor, heard: set[int], source: _Source, x: Tensor, z: Tensor, part: FeatureRows) -> None:  # noqa: PLR0913
     """Add to the gradients ``[K, D, D before]`` what comes by one tensor of features; those not heard of yet are unset.
 
     Args:
         rows: The gradients.
         heard: The tasks that have some already.
         source: The layer.
+        x: What went into it ``[B, D before]``.
         z: What was made of its outputs ``[B, D]``.
         part: What comes back.
     """
-    inputs = source.inputs
-    at_once = some_within(z.nbytes)
-    for first in range(0, len(part.tasks), at_once):
+    n_tasks, at_once = len(part.tasks), some_within(z.nbytes)
+    if n_tasks == rows.shape[0] <= at_once and not heard:
+        back = source.before_activation(part.rows().view(n_tasks, *z.shape), z)
+        torch.bmm(back.mT, x.expand(n_tasks, *x.shape), out=rows)
+        heard.update(part.tasks)
+        return
+    for first in range(0, n_tasks, at_once):
         tasks = part.tasks[first : first + at_once]
         back = source.before_activation(part.rows(slice(first, first + at_once)).view(len(tasks), *z.shape), z)
-        if not heard and len(tasks) == len(rows):
-            torch.bmm(back.mT, inputs.expand(len(tasks), *inputs.shape), out=rows)
-            return
         for task, each in zip(tasks, back, strict=True):  # [B, D]
             if task in heard:
-                rows[task].addmm_(each.t(), inputs)
+                rows[task].addmm_(each.t(), x)
             else:
-                torch.mm(each.t(), inputs, out=rows[task])
+                torch.mm(each.t(), x, out=rows[task])
         heard.update(tasks)

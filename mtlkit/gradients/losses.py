@@ -61,9 +61,8 @@ class StepLosses:
         each = single(losses)
         check(losses, each, strategy, tasks, preference, banks)
         places = free_places(len(each), banks) if banks else range(len(each))
-        with torch.no_grad():
-            stacked = losses if isinstance(losses, Tensor) else torch.stack(tuple(each)) if each else None
-            values = joined(stacked, places, banks).detach()
+        stacked = losses if isinstance(losses, Tensor) else torch.stack(each) if each else None
+        values = (joined(stacked, places, banks) if banks or stacked is None else stacked).detach()
         units = [Unit((place,), root) for place, root in zip(places, _roots(losses, each), strict=True)]
         units += [Unit(bank.places, bank.losses, bank) for bank in banks]
         return cls(values, units, losses, each)
@@ -82,8 +81,10 @@ class StepLosses:
         Args:
             factors: A factor for each task ``[K]``, or one for all.
         """
-        each = factors if isinstance(factors, Sequence) else [factors] * len(self)
-        seeds = self.values.new_tensor(each)
+        if isinstance(factors, Sequence):
+            seeds = self.values.new_tensor(factors)
+        else:
+            seeds = self.values.new_full(self.values.shape, factors)
         if isinstance(self._given, Tensor) and not any(unit.bank for unit in self.units):
             return [self._given], [seeds]
         roots = [unit.root for unit in self.units]
