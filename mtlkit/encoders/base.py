@@ -18,11 +18,20 @@ def last_weighted_layer(module: nn.Module) -> Any:
     Raises:
         ValueError: If no layer has one.
     """
-    for layer in reversed(list(module.modules())):
-        weight = getattr(layer, "weight", None)
-        if isinstance(weight, nn.Parameter) and weight.ndim > 1:
-            return layer
-    raise ValueError(f"{type(module).__name__} has no layer with a weight matrix or kernel")
+    layer = _last_within(module)
+    if layer is None:
+        raise ValueError(f"{type(module).__name__} has no layer with a weight matrix or kernel")
+    return layer
+
+
+def _last_within(module: nn.Module) -> nn.Module | None:
+    """Look from the end, and no further than it takes: this is asked in every step of training."""
+    for child in reversed(module._modules.values()):  # noqa: SLF001 - as modules() does
+        found = None if child is None else _last_within(child)
+        if found is not None:
+            return found
+    weight = getattr(module, "weight", None)
+    return module if isinstance(weight, nn.Parameter) and weight.ndim > 1 else None
 
 
 class Encoder(nn.Module):

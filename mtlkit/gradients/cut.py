@@ -10,7 +10,12 @@ from torch import Tensor
 
 from mtlkit.gradients.differentiation import accumulate, backpropagate, differentiate, filled, scaled, stacked
 from mtlkit.gradients.feature_rows import FeatureRows
-from mtlkit.gradients.heads import differentiate_at_once, differentiate_one_by_one
+from mtlkit.gradients.heads import (
+    HeadGradients,
+    differentiate_at_once,
+    differentiate_linear,
+    differentiate_one_by_one,
+)
 from mtlkit.gradients.last_layer import rows_at_last_layer
 from mtlkit.gradients.losses import StepLosses
 from mtlkit.gradients.places import UNREACHED
@@ -43,10 +48,26 @@ class Cut:
         self.features = features
         self.weights = weights
         self.loss_scale = loss_scale
-        self.border = border = {edge_of(z) for z in features}
+        self.border = {edge_of(z) for z in features}
         made_by = dict.fromkeys(z.grad_fn for z in features if z.grad_fn)  # one operation may have made several
-        self.behind = reach((edge for node in made_by for edge in node.next_functions), border)
-        units = [reach([edge_of(unit.root)], border) for unit in losses.units]
+        self.behind = reach((edge for node in made_by for edge in node.next_functions), self.border)
+        self.is_clean = True
+        found = None
+        if len(features) == 1:
+            found = differentiate_linear(losses, features[0], self.behind.leaves, loss_scale)
+        if found is None:
+            found = self._differentiate(losses, features, loss_scale)
+        self.parts, self.own = found
+        silent = set(range(len(losses))).difference(*(part.tasks for part in self.parts))
+        if silent:
+            raise ValueError(
+                f"the loss of {losses.names[min(silent)]} does not depend on the features that were given; pass what "
+                "its head is computed from, before any detach()"
+            )
+
+    def _differentiate(self, losses: StepLosses, features: Sequence[Tensor], loss_scale: float) -> HeadGradients:
+        """Backpropagate heads of any kind, and take down whether there is a place to cut."""
+        units = [reach([edge_of(unit.root)], self.border) for unit in losses.units]
         self.is_clean = not self.behind.met_border and all(
             each.leaves.keys().isdisjoint(self.behind.leaves) for each in units
         )
@@ -56,13 +77,7 @@ class Cut:
         if found is None:
             leaves = [list(self._leaves_of(root).values()) if self.is_clean else [] for root in losses.roots]
             found = differentiate_one_by_one(losses, features, leaves, loss_scale)
-        self.parts, self.own = found
-        silent = set(range(len(losses))).difference(*(part.tasks for part in self.parts))
-        if silent:
-            raise ValueError(
-                f"the loss of {losses.names[min(silent)]} does not depend on the features that were given; pass what "
-                "its head is computed from, before any detach()"
-            )
+        return found
 
     def _leaves_of(self, root: Place) -> dict[int, Tensor]:
         """Return the leaves that a loss reaches before the features."""

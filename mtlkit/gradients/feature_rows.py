@@ -123,11 +123,14 @@ class Columns(NamedTuple):
             uses: How often each operation that the unit reaches is read.
         """
         layer = LinearNode.of(node)
-        if layer is None or not layer.is_alone(uses):
-            return None
+        return None if layer is None or not layer.is_alone(uses) else cls.at(unit, layer)
+
+    @classmethod
+    def at(cls, unit: Unit, layer: LinearNode) -> Columns | None:
+        """Say whose the outputs of a unit's layer are; None where the layer is not that of its bank."""
         if unit.bank is None:
             return cls(layer, [(unit.tasks[0], 0, layer.weight.shape[0])])
-        if edge_of(unit.bank.outputs) != (node, 0):
+        if edge_of(unit.bank.outputs) != (layer.node, 0):
             return None
         return cls(
             layer, [(task, start, unit.bank.width) for task, start in zip(unit.tasks, unit.bank.starts, strict=True)]

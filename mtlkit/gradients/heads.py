@@ -12,10 +12,11 @@ from torch.utils.hooks import RemovableHandle
 
 from mtlkit.gradients.differentiation import differentiate, tapped
 from mtlkit.gradients.feature_rows import Columns, DenseRows, FactoredRows, FeatureRows
+from mtlkit.gradients.linear import LINEAR, LinearNode
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.walk import Edge, Place, Reach, edge_of
 
-__all__ = ["HeadGradients", "differentiate_at_once", "differentiate_one_by_one"]
+__all__ = ["HeadGradients", "differentiate_at_once", "differentiate_linear", "differentiate_one_by_one"]
 
 Readers = list[tuple[int, Node]]  # the operations that read a tensor of features, each with its unit
 Gradients = Iterator[Tensor | None]
@@ -31,6 +32,51 @@ class HeadGradients(NamedTuple):
 
     parts: list[FeatureRows]
     own: list[list[tuple[Tensor, Tensor]]]
+
+
+def differentiate_linear(
+    losses: StepLosses, z: Tensor, behind: Mapping[int, Tensor], loss_scale: float
+) -> HeadGradients | None:
+    """Backpropagate all heads in one pass, where each is a linear layer over z with one operation after another on it.
+
+    That is what most heads are, and what takes the least to recognise. None, and nothing done, where one is not.
+
+    Args:
+        losses: The losses.
+        z: The features.
+        behind: The leaves that z depends on, by identity.
+        loss_scale: What the losses are multiplied by.
+    """
+    if z.ndim != 2 or type(z) is not Tensor:  # noqa: PLR2004 - rows of features
+        return None
+    place = edge_of(z)
+    layers = []
+    for unit in losses.units:
+        columns = _reached_alone(unit)
+        if columns is None or columns.layer.below != place or columns.layer.weight.dtype != z.dtype:
+            return None
+        layers.append(columns)
+    leaves = [leaf for each in layers for leaf in (each.layer.weight, each.layer.bias) if leaf is not None]
+    known = {id(leaf) for leaf in leaves}
+    if len(known) < len(leaves) or not known.isdisjoint(behind):
+        return None
+    roots, seeds = losses.seeded(loss_scale)
+    found = differentiate(roots, [GradientEdge(each.layer.node, 0) for each in layers], seeds, keep=False)
+    read = [(each, back) for each, back in zip(layers, found, strict=True) if back is not None]
+    part = FactoredRows(z, read) if read else DenseRows.of(z, {})
+    return HeadGradients([part], [[] for _ in range(len(losses))])
+
+
+def _reached_alone(unit: Unit) -> Columns | None:
+    """Return the first linear layer that the losses of a unit reach, if nothing else is on the way to it."""
+    node, _ = edge_of(unit.root)
+    while node is not None and type(node).__name__ not in LINEAR:
+        before = [edge[0] for edge in node.next_functions if edge[0] is not None]
+        if len(before) != 1:
+            return None
+        (node,) = before
+    layer = LinearNode.of(node)
+    return None if layer is None else Columns.at(unit, layer)
 
 
 def differentiate_at_once(

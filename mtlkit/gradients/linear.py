@@ -11,7 +11,10 @@ from torch.autograd.graph import Node
 
 from mtlkit.gradients.walk import Edge, leaf_of
 
-__all__ = ["LinearNode"]
+__all__ = ["LINEAR", "LinearNode"]
+
+LINEAR = frozenset({"AddmmBackward0", "MmBackward0"})
+"""What the operations of linear layers over rows are called."""
 
 
 class LinearNode(NamedTuple):
