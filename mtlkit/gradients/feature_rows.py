@@ -5,6 +5,7 @@ Letters: k the tasks that read the features z; B rows of z, D features; C output
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -17,6 +18,7 @@ from torch.autograd.graph import Node
 from mtlkit.gradients.linear import LinearNode
 from mtlkit.gradients.losses import Unit
 from mtlkit.gradients.walk import edge_of
+from mtlkit.strategies.numbers import tensor_of
 from mtlkit.strategies.rows import gramian_of
 
 __all__ = ["Columns", "DenseRows", "FactoredRows", "FeatureRows", "some_within"]
@@ -180,14 +182,17 @@ class FactoredRows:
             return torch.stack(parts).sum(0)
         # tr((G_i W_i)' G_j W_j) = sum over outputs of (G_i' G_j) * (W_i W_j'): no gradient is written down.
         back, weights = self.back.double(), self.weights.double()
-        products = ((back.t() @ back) * (weights @ weights.t())).cpu()  # [C, C]
+        if back.is_cpu and n_outputs * (n_rows + n_features) <= AT_ONCE:  # NumPy takes less to start a product
+            products = (back.numpy().T @ back.numpy()) * (weights.numpy() @ weights.numpy().T)  # [C, C]
+        else:
+            products = ((back.t() @ back) * (weights @ weights.t())).cpu().numpy()
         if self.width == 1:
-            return products
-        if self.width is not None:
-            shape = len(self.tasks), self.width, len(self.tasks), self.width
-            return torch.from_numpy(products.numpy().reshape(shape).sum((1, 3)))
-        chosen = torch.from_numpy(np.equal.outer(self.tasks, self.columns)).double()  # [k, C]
-        return chosen @ products @ chosen.t()
+            return torch.from_numpy(products)
+        if self.width is None:
+            chosen = np.equal.outer(self.tasks, self.columns).astype(np.float64)  # [k, C]
+        else:
+            chosen = _blocks(len(self.tasks), self.width)
+        return torch.from_numpy(chosen @ products @ chosen.T)
 
     def rows(self, tasks: slice = EVERY) -> Tensor:
         """Return the gradients ``[k, numel]``; those of some of the tasks, if they are named."""
@@ -234,12 +239,20 @@ class FactoredRows:
         if own == [own[0]] * len(own):
             found = self.back if own[0] == 1 else self.back * own[0]
         elif self.width is None:
-            found = self.back * self.back.new_tensor(np.array([*factors, 0.0])[self.columns])
+            found = self.back * tensor_of(np.array([*factors, 0.0])[self.columns], self.back)
         else:
             each = own if self.width == 1 else [factor for factor in own for _ in range(self.width)]
-            found = self.back * self.back.new_tensor(each)
+            found = self.back * tensor_of(each, self.back)
         self.last = (own, found)
         return found
+
+
+@functools.lru_cache(maxsize=16)
+def _blocks(count: int, width: int) -> np.ndarray:
+    """Return rows of which each has ones at so many columns of its own ``[count, count * width]``."""
+    blocks = np.kron(np.eye(count), np.ones(width))
+    blocks.setflags(write=False)
+    return blocks
 
 
 def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:

@@ -97,7 +97,7 @@ class _Source(NamedTuple):
         return back
 
 
-def _add(rows: Tensor, heard: set[int], source: _Source, x: Tensor, z: Tensor, part: FeatureRows) -> None:  # noqa: PLR0913
+def _add(rows: Tensor, heard: set[int], source: _Source, x: Tensor, z: Tensor, part: FeatureRows) -> None:
     """Add to the gradients ``[K, D, D before]`` what comes by one tensor of features; those not heard of yet are unset.
 
     Args:

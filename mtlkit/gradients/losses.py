@@ -81,16 +81,21 @@ class StepLosses:
         Args:
             factors: A factor for each task ``[K]``, or one for all.
         """
-        if isinstance(factors, Sequence):
-            seeds = self.values.new_tensor(factors)
-        else:
-            seeds = self.values.new_full(self.values.shape, factors)
-        if isinstance(self._given, Tensor) and not any(unit.bank for unit in self.units):
-            return [self._given], [seeds]
         roots = [unit.root for unit in self.units]
-        if len(self._single) == len(roots):
+        are_single = len(self._single) == len(roots)
+        if are_single and isinstance(self._given, Tensor):
+            return [self._given], [self._vector(factors)]
+        if are_single and isinstance(factors, float):
+            return roots, self.seed(factors) * len(roots)  # the same for all: it is only read
+        seeds = self._vector(factors)
+        if are_single:
             return roots, list(seeds.unbind())
         return roots, [seeds[unit.tasks[0] if unit.bank is None else list(unit.tasks)] for unit in self.units]
+
+    def _vector(self, factors: Sequence[float] | float) -> Tensor:
+        if isinstance(factors, float):
+            return self.values.new_full(self.values.shape, factors)
+        return self.values.new_tensor(factors)
 
     @cached_property
     def names(self) -> list[str]:
