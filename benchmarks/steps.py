@@ -4,10 +4,10 @@ Usage: .venv/bin/python benchmarks/steps.py [--rounds N] [--workload NAME]... [-
 
 The plain loop sums the losses, backpropagates once, and takes a step of Adam with its default arguments. Every other
 contender trains a copy of the same model on the same batches, by mtlkit.backward and the same optimizer, fused, as the
-engine builds it. All of them run on one thread, in short blocks of steps that take turns in an order drawn anew each
-round; each block begins with a step that is not timed. What is printed is the median over the rounds of each one's
-processor time divided by the plain loop's: what other programs take meanwhile does not count. Where torchjd is
-installed, some of its aggregators run beside them.
+engine builds it; mtlkit.step takes its steps, as in the engine. All of them run on one thread, in short blocks of steps
+that take turns in an order drawn anew each round; each block begins with a step that is not timed. What is printed is
+the median over the rounds of each one's processor time divided by the plain loop's: what other programs take meanwhile
+does not count. Where torchjd is installed, some of its aggregators run beside them.
 """
 
 from __future__ import annotations
@@ -198,8 +198,7 @@ def weighed(work: Workload, name: str) -> Callable[[int], None]:
             else:
                 features, banked = work.banked(work.bank)
                 mtlkit.backward([], banks=[banked], strategy=strategy, features=features, shared=work.encoder)
-            optimizer.step()
-            optimizer.zero_grad()
+            mtlkit.step(optimizer)
 
     return steps
 

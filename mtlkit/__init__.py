@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mtlkit.model import MultiTaskModel
     from mtlkit.registry import Handle, Registry
     from mtlkit.specs import FeatureSpec, InputSpec
+    from mtlkit.stepping import step
     from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
     from mtlkit.task import Source, Split, Task
 
@@ -61,6 +62,7 @@ __all__ = [
     "plugin",
     "resume",
     "stems",
+    "step",
     "strategies",
     "tasks",
     "testing",
@@ -97,6 +99,7 @@ _HOME = {
     "look_ahead": "mtlkit.gradients",
     "plugin": "mtlkit.hookspecs",
     "resume": "mtlkit.app",
+    "step": "mtlkit.stepping",
     "train": "mtlkit.app",
 }
 

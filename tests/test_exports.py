@@ -48,6 +48,7 @@ PUBLIC = [
     "plugin",
     "resume",
     "stems",
+    "step",
     "strategies",
     "tasks",
     "testing",

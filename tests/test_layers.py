@@ -36,6 +36,7 @@ MATHS = {
     "solvers",
     "specs",
     "stems",
+    "stepping",
     "tensors",
     "strategies",
     "task",

@@ -14,6 +14,7 @@ from mtlkit.engine.outlook import draw_held_out, outlook
 from mtlkit.errors import NonFiniteError
 from mtlkit.experiment import Experiment
 from mtlkit.gradients import Measurement, backward
+from mtlkit.stepping import step
 from mtlkit.task import Split
 
 __all__ = ["LEAST_SCALE", "Drawn", "LeftOut", "Pass", "begin_step", "draw", "forward_backward", "observe", "take_step"]
@@ -165,6 +166,9 @@ def take_step(experiment: Experiment) -> bool:
     elif not scaler.is_enabled() or scale < LEAST_SCALE:
         scaler.update(scale)
         raise NonFiniteError("Non-finite gradient.", what="gradient")
+    if not scaler.is_enabled():
+        step(optimizer)
+        return True
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
