@@ -54,6 +54,8 @@ def trained(features: Features | None) -> list[Tensor]:
     """Return each tensor among the features that can be differentiated at, once; none where there are none."""
     if features is None:
         return []
+    if isinstance(features, list) and len(features) == 1:
+        features = features[0]
     if isinstance(features, Tensor):
         return [features] if features.requires_grad else []
     return list({edge_of(tensor): tensor for tensor in _tensors(features) if tensor.requires_grad}.values())

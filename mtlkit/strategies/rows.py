@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtlkit.solvers.few import FEW
+
 __all__ = ["Rows", "gramian_of", "norms_of_each"]
 
 
@@ -115,14 +117,20 @@ def _norms_one_by_one(tensors: Sequence[Tensor]) -> list[float]:
 
 
 def _products(rows: Tensor, norms: Sequence[float]) -> Tensor:
+    squares = [norm * norm for norm in norms]
     if rows.nbytes <= _MANY:
-        products = (rows @ rows.t()).double()
+        products = rows @ rows.t()
+        if len(squares) <= FEW:
+            few: list[list[float]] = products.tolist()
+            for place, square in enumerate(squares):
+                few[place][place] = square
+            return torch.tensor(few, dtype=torch.float64)
     else:
         size = rows.shape[1] // _BLOCK * _BLOCK
         blocks = rows[:, :size].unflatten(1, (-1, _BLOCK)).transpose(0, 1)  # [P / block, K, block]
         products = torch.bmm(blocks, blocks.mT).sum(0, dtype=torch.float64)
         if size < rows.shape[1]:
             products += rows[:, size:] @ rows[:, size:].t()
-    array = products.cpu().numpy()
-    array.flat[:: len(norms) + 1] = [norm * norm for norm in norms]
+    array = products.double().cpu().numpy()
+    array.flat[:: len(squares) + 1] = squares
     return torch.from_numpy(array)

@@ -8,11 +8,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from mtlkit import backward
+from mtlkit.gradients.cut_by_rows import CutByRows
+from mtlkit.gradients.losses import StepLosses
 from mtlkit.gradients.slices import Slice, slices_of
 from mtlkit.strategies import MGDA, MGDAUB, GradNorm, Needs, Over, PCGrad, Strategy, UPGrad, Weighting
 
 PLACES = [None, *Over]
 SIZES = [5, 3, 8, 2]
+ALIKE = [4, 4, 4, 4]
 over_each = pytest.mark.parametrize("over", PLACES)
 
 
@@ -31,7 +34,7 @@ class Constant(Strategy):
 class Model(nn.Module):
     """An encoder, four heads and a batch for each; the same whenever it is made."""
 
-    def __init__(self, *, deep=False, dtype=torch.float64, dropout=0.0):
+    def __init__(self, *, deep=False, dtype=torch.float64, dropout=0.0, sizes=SIZES):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -39,10 +42,10 @@ class Model(nn.Module):
                 nn.Linear(4, 6), nn.ReLU(), nn.Dropout(dropout), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 5), nn.ReLU()
             )
             self.heads = nn.ModuleList(
-                nn.Sequential(nn.Tanh(), nn.Linear(5, 3)) if deep else nn.Linear(5, 3) for _ in SIZES
+                nn.Sequential(nn.Tanh(), nn.Linear(5, 3)) if deep else nn.Linear(5, 3) for _ in sizes
             )
-            self.batches = [torch.randn(n, 4) for n in SIZES]
-            self.targets = [torch.randint(3, (n,)) for n in SIZES]
+            self.batches = [torch.randn(n, 4) for n in sizes]
+            self.targets = [torch.randint(3, (n,)) for n in sizes]
         self.to(dtype)
         self.batches = [batch.to(dtype) for batch in self.batches]
 
@@ -78,14 +81,28 @@ def weighed(model, strategy, *, one_pass, tasks=None, **arguments):
     return backward(losses, strategy=strategy, features=features, shared=model.encoder, tasks=tasks, **arguments)
 
 
+class Combining(Strategy):
+    """One that combines gradients itself, at a place of choice."""
+
+    def __init__(self, n_tasks, over):
+        super().__init__(n_tasks)
+        self.needs, self.over = Needs.JACOBIAN, over
+
+    def combine(self, losses, jacobian, tasks=None):
+        weights = torch.linspace(0.5, 2, self.n_tasks, dtype=torch.float64)
+        weights = weights if tasks is None else weights[tasks]
+        return Weighting(weights, direction=torch.tanh(weights.to(jacobian) @ jacobian))
+
+
 @over_each
 @pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("sizes", [SIZES, ALIKE])
 @pytest.mark.parametrize("tasks", [None, torch.tensor([0, 2, 3]), torch.tensor([1, 3])])
 @pytest.mark.parametrize("heads", ["weighted", "plain"])
-def test_gradients_are_those_of_separate_passes(over, deep, tasks, heads):
+def test_gradients_are_those_of_separate_passes(over, deep, sizes, tasks, heads):
     both = []
     for one_pass in (True, False):
-        model = Model(deep=deep)
+        model = Model(deep=deep, sizes=sizes)
         arguments = {
             "preference": torch.linspace(1, 2, 4 if tasks is None else len(tasks)),
             "scale": 0.5,
@@ -98,6 +115,37 @@ def test_gradients_are_those_of_separate_passes(over, deep, tasks, heads):
     assert_same(found, others)
     if over is not None:
         torch.testing.assert_close(measured.gramian, expected.gramian, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("over", list(Over))
+@pytest.mark.parametrize("sizes", [SIZES, ALIKE])
+def test_combined_gradients_are_those_of_separate_passes(over, sizes):
+    both = []
+    for one_pass in (True, False):
+        model = Model(sizes=sizes)
+        weighed(model, Combining(4, over), one_pass=one_pass, scale=0.5, loss_scale=1024.0)
+        both.append(gradients(model))
+    assert_same(*both)
+
+
+@over_each
+@pytest.mark.parametrize("sizes", [SIZES, ALIKE])
+def test_tasks_may_stand_in_another_order_than_their_rows(over, sizes):
+    """And rows may be nobody's, which then add nothing."""
+    both = []
+    for one_pass in (True, False):
+        model = Model(sizes=sizes)
+        rows = [model.batches[task] for task in (2, 0, 3, 1)]
+        made = model.encoder(torch.cat(rows)).split([len(x) for x in rows]) if one_pass else map(model.encoder, rows)
+        features = dict(zip((2, 0, 3, 1), made, strict=True))
+        losses = [F.cross_entropy(model.heads[task](features[task]), model.targets[task]) for task in range(3)]
+        given = [features[task] for task in (1, 2, 0)] if one_pass else [features[task] for task in range(3)]
+        found = backward(losses, strategy=Constant(3, over), features=given, shared=model.encoder)
+        both.append((found.gramian, gradients(model)))
+    (gramian, found), (expected, others) = both
+    assert_same(found, others)
+    if over is not None:
+        torch.testing.assert_close(gramian, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", [MGDA, MGDAUB, GradNorm, PCGrad, UPGrad])
@@ -165,6 +213,27 @@ def test_what_is_measured_knows_of_a_hook_on_the_features(over):
         found = backward(losses, strategy=Constant(4, over), features=features, shared=model.encoder)
         measured.append(found.gramian)
     torch.testing.assert_close(9 * measured[0], measured[1], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("over", [Over.LAST_SHARED, Over.FEATURES])
+@pytest.mark.parametrize("sizes", [SIZES, ALIKE])
+def test_the_features_of_all_rows_are_the_place_to_cut(over, sizes):
+    """Where nothing is to be heard of there; the last layer then has to be the one whose outputs they are made of."""
+    model = Model(sizes=sizes)
+    weights = {
+        Over.FEATURES: None,
+        Over.LAST_SHARED: [model.encoder[5].weight],
+    }[over]
+
+    def cut(features, losses, at):
+        step = StepLosses.of(losses, (), Constant(4, over), None, None)
+        return CutByRows.of(step, features, at, 1.0)
+
+    assert cut(*model(), weights) is not None
+    assert cut(*model(prepare=lambda z: z.register_hook(lambda g: 2 * g)), weights) is None
+    assert cut(*model(prepare=lambda z: z.retain_grad()), weights) is None
+    assert cut(*model(one_pass=False), weights) is None
+    assert cut(*model(), [model.encoder[3].weight]) is None
 
 
 def passes(model, over, *, features=True, one_pass=True):
