@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ __all__ = ["Descent", "Method"]
 
 Method = Literal["adam", "sgd"]
 
+_MEMORY = ("steps", "mean", "square")
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # Adam's defaults (Kingma, Ba, ICLR 2015)
 
 
@@ -37,7 +38,7 @@ class Descent(nn.Module):
     def __init__(self, n_tasks: int, method: Method, lr: float) -> None:
         super().__init__()
         self.method, self.lr = method, lr
-        for name in ("steps", "mean", "square"):
+        for name in _MEMORY:
             self.register_buffer(name, torch.zeros(n_tasks, dtype=torch.float64))
 
     def step(self, gradient: Tensor, present: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ class Descent(nn.Module):
         """Do what :meth:`step` does, for plain numbers: of a few, they take a fraction of the time that tensors do."""
         if self.method == "sgd":
             return [self.lr * slope for slope in gradient]
-        memory = self.steps, self.mean, self.square
+        memory: list[Any] = [self._buffers[name] for name in _MEMORY]  # past the look-ups of a module's attributes
         steps, means, squares = stored = [buffer.tolist() for buffer in memory]
         taken = []
         for task, slope in zip(present, gradient, strict=True):

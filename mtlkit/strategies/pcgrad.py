@@ -110,7 +110,7 @@ class GradVac(GramianStrategy):
         )
         if self.training:
             if tasks is None:
-                write(chain.from_iterable(goals), self.goals.view(-1))
+                write(list(chain.from_iterable(goals)), self.goals.view(-1))
             else:
                 self.goals[tasks[:, None], tasks] = self.goals.new_tensor(goals)
         return Weighting(weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.solvers.few import FEW
+from mtlkit.strategies.numbers import tensor_of
 
 __all__ = ["Rows", "gramian_of", "norms_of_each"]
 
@@ -68,6 +70,7 @@ class Rows(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+_DOUBLE = torch.zeros((), dtype=torch.float64)
 _MANY = 2**22  # bytes of rows, that no cache holds: a product of them is quicker block by block, and more precise
 _BLOCK = 2**13
 _SAFE = (1e-12, 1e12)  # norms whose squares, and whose products with each other, stay well inside of float32
@@ -124,7 +127,7 @@ def _products(rows: Tensor, norms: Sequence[float]) -> Tensor:
             few: list[list[float]] = products.tolist()
             for place, square in enumerate(squares):
                 few[place][place] = square
-            return torch.tensor(few, dtype=torch.float64)
+            return tensor_of(chain.from_iterable(few), _DOUBLE).view(len(few), -1)
     else:
         size = rows.shape[1] // _BLOCK * _BLOCK
         blocks = rows[:, :size].unflatten(1, (-1, _BLOCK)).transpose(0, 1)  # [P / block, K, block]
