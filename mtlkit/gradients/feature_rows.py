@@ -40,9 +40,11 @@ class FeatureRows(Protocol):
 
     Attributes:
         tasks: These tasks ``[k]``, in order.
+        makes_rows: Whether :meth:`rows` makes the gradients anew, so that they may be written over.
     """
 
     tasks: list[int]
+    makes_rows: bool
 
     def gramian(self) -> Tensor:
         """Return the inner products ``[k, k]``, in float64 on the CPU."""
@@ -65,6 +67,8 @@ class DenseRows:
         tasks: The tasks, in order.
         values: Their gradients ``[k, numel]``, in float32 at least.
     """
+
+    makes_rows = False
 
     def __init__(self, z: Tensor, tasks: list[int], values: Tensor) -> None:
         self.z = z
@@ -148,6 +152,8 @@ class FactoredRows:
         z: The features ``[B, D]``.
         readers: The layers that read them, and what comes back to the outputs of each: zeros to those of no task.
     """
+
+    makes_rows = True
 
     def __init__(self, z: Tensor, readers: Sequence[tuple[Columns, Tensor]]) -> None:
         self.z = z.detach()

@@ -88,13 +88,16 @@ class _Source(NamedTuple):
         inputs = self.layer.inputs
         return inputs if self.rows == _ALL else inputs[self.rows]
 
-    def before_activation(self, back: Tensor, z: Tensor) -> Tensor:
-        """Take gradients ``[k, B, D]`` at the features back to the outputs of the layer."""
+    def before_activation(self, back: Tensor, z: Tensor, *, over: bool) -> Tensor:
+        """Take gradients ``[k, B, D]`` at the features back to the layer's outputs, written over them if allowed."""
+        if not self.activation:
+            return back
+        into = back if over else torch.empty_like(back)
         if self.activation == "ReluBackward0":
-            back = torch.ops.aten.threshold_backward.default(back, z, 0)
-        elif self.activation == "TanhBackward0":
-            back = torch.ops.aten.tanh_backward.default(back, z)
-        return back
+            torch.ops.aten.threshold_backward.grad_input(back, z, 0, grad_input=into)
+        else:
+            torch.ops.aten.tanh_backward.grad_input(back, z, grad_input=into)
+        return into
 
 
 def _add(rows: Tensor, heard: set[int], source: _Source, x: Tensor, z: Tensor, part: FeatureRows) -> None:
@@ -110,13 +113,14 @@ def _add(rows: Tensor, heard: set[int], source: _Source, x: Tensor, z: Tensor, p
     """
     n_tasks, at_once = len(part.tasks), some_within(z.nbytes)
     if n_tasks == rows.shape[0] <= at_once and not heard:
-        back = source.before_activation(part.rows().view(n_tasks, *z.shape), z)
+        back = source.before_activation(part.rows().view(n_tasks, *z.shape), z, over=part.makes_rows)
         torch.bmm(back.mT, x.expand(n_tasks, *x.shape), out=rows)
         heard.update(part.tasks)
         return
     for first in range(0, n_tasks, at_once):
         tasks = part.tasks[first : first + at_once]
-        back = source.before_activation(part.rows(slice(first, first + at_once)).view(len(tasks), *z.shape), z)
+        back = part.rows(slice(first, first + at_once)).view(len(tasks), *z.shape)
+        back = source.before_activation(back, z, over=part.makes_rows)
         for task, each in zip(tasks, back, strict=True):  # [B, D]
             if task in heard:
                 rows[task].addmm_(each.t(), x)
