@@ -78,7 +78,8 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
         NonFiniteError: If a loss, a gradient that the strategy needs, or what it should foresee is NaN or infinite:
             nothing is changed then. If a weight that it answers with is: then no ``.grad`` is.
     """
-    _check_outlook(ahead, strategy, tasks)
+    if ahead is not None or strategy.looks_ahead:
+        _check_outlook(ahead, strategy, tasks)
     step = StepLosses.of(losses, banks, strategy, tasks, preference)
     values = step.values
     with _autocast_off(values.device.type):

@@ -172,6 +172,8 @@ def scaled(
     own: Sequence[Sequence[tuple[Tensor, Tensor]]], factors: Sequence[float]
 ) -> tuple[list[Place], list[Tensor]]:
     """Return the parameters of all tasks' heads, and their gradients times the factor of each task ``[K]``."""
+    if not any(own):
+        return [], []
     leaves: list[Place] = [leaf for pairs in own for leaf, _ in pairs]
     gradients = [gradient for pairs in own for _, gradient in pairs]
     scales = [factor for factor, pairs in zip(factors, own, strict=True) for _ in pairs]
