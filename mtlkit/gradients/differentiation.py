@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import compress
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Variable
 from torch.autograd.graph import Node, _engine_run_backward
 
@@ -21,8 +20,9 @@ __all__ = ["accumulate", "backpropagate", "differentiate", "filled", "scaled", "
 _ENGINE: Any = Variable._execution_engine  # noqa: SLF001 - what torch.autograd.backward and grad call
 HELD = 2**16
 """Bytes of gradients that may as well be held through the pass that they are given to."""
-COPIED = 2**20
-"""Bytes of gradients that leaves may as well copy: autograd's engine holds on to what its roots are given."""
+_ORDINARY = frozenset({Tensor, nn.Parameter})
+COPIED = 2**12
+"""Bytes of a gradient that a leaf may as well copy."""
 
 
 def differentiate(
@@ -121,36 +121,38 @@ def _taps_at(nodes: Sequence[Node], hear: Callable[[Node, Tensor], object]) -> I
 def accumulate(places: Sequence[Place], gradients: list[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
     """Backpropagate gradients from where they are given; into leaves by autograd, so that hooks on them hear of it.
 
+    All that is given is given in one pass: there are hooks that wait for the gradients of several leaves.
+
     Args:
         places: Tensors in the graph, leaves among them, or edges of it.
-        gradients: What each is given; the list is emptied, so that a leaf may keep one as it is, but for edges.
+        gradients: What each is given; a leaf may keep one as it is. The list is emptied.
         inputs: The leaves that it goes to; None for all.
     """
     if not places or inputs == []:
         return
-    are_leaves = [isinstance(place, Tensor) and place.is_leaf for place in places]
-    # Leaves come first, so that nothing of theirs is held through the pass; but not where somebody may wait for the
-    # gradients of several of them in one pass.
-    leaves: list[Any] = list(compress(places, are_leaves))
-    if leaves and not any(leaf._backward_hooks for leaf in leaves):  # noqa: SLF001
-        own = list(compress(gradients, are_leaves))
-        others = [not is_leaf for is_leaf in are_leaves]
-        gradients[:] = compress(gradients, others)
-        _give(leaves, own, COPIED, inputs or ())
-        places = list(compress(places, others))
-    if places:
-        _give(places, gradients, HELD, inputs or ())
-
-
-def _give(places: Sequence[Place], gradients: list[Tensor], most: int, inputs: Sequence[Tensor]) -> None:
-    tensors = [place for place in places if isinstance(place, Tensor)]
-    if len(tensors) < len(places) or sum(gradient.nbytes for gradient in gradients) <= most:
-        backpropagate(places, gradients, inputs)
-        gradients.clear()
-        return
+    # The engine holds on to what its roots are given: that would be copied by leaves, and be there for the whole pass.
+    roots = list(places)
+    inner: list[int] = []  # the places of tensors that are no leaves
+    held = 0
     with torch.enable_grad():
-        root = _Given.apply(gradients, *tensors)  # type: ignore[no-untyped-call]
-    backpropagate((root,), (root.detach(),), inputs)
+        for number, place in enumerate(places):
+            if not isinstance(place, Tensor):
+                continue
+            size = gradients[number].nbytes
+            if not place.is_leaf:
+                inner.append(number)
+                held += size
+            elif size > COPIED and type(place) in _ORDINARY:
+                roots[number] = place.view_as(place)  # it makes a view of what it is given, which a leaf keeps
+        if held > HELD:
+            given = [gradients[number] for number in inner]
+            root = _Given.apply(given, *(places[number] for number in inner))  # type: ignore[no-untyped-call]
+            for number in reversed(inner):
+                del roots[number], gradients[number]
+            roots.append(root)
+            gradients.append(root.detach())
+    backpropagate(roots, gradients, inputs or ())
+    gradients.clear()
 
 
 class _Given(torch.autograd.Function):
