@@ -53,11 +53,26 @@ class Slice(NamedTuple):
         return cls(node.next_functions[0], slice(start, stop), n_rows) if 0 <= start <= stop <= n_rows else None
 
 
+def _parts_of(node: Any, parts: Sequence[Tensor]) -> list[Slice]:
+    """Return the slices that one operation made, if it cut rows; it is asked once for all."""
+    if node._saved_dim != 0:  # noqa: SLF001 - all that tells
+        return []
+    ends = list(itertools.accumulate(node._saved_split_sizes, initial=0))  # noqa: SLF001
+    whole = node.next_functions[0]
+    return [Slice(whole, slice(ends[part.output_nr], ends[part.output_nr + 1]), ends[-1]) for part in parts]
+
+
 def slices_of(features: Sequence[Tensor]) -> list[Slice] | None:
     """Return the slice that each tensor is, if all are of one tensor and no two have a row in common."""
-    found = [Slice.of(z) for z in features]
-    slices = [each for each in found if each is not None]
-    if not slices or len(slices) < len(found) or len({each.whole for each in slices}) > 1:
+    made_by = features[0].grad_fn if features else None
+    if type(made_by).__name__ in _INTO_PARTS and all(z.grad_fn is made_by for z in features):
+        slices = _parts_of(made_by, features)
+    else:
+        found = [Slice.of(z) for z in features]
+        slices = [each for each in found if each is not None]
+        if len(slices) < len(found):
+            return None
+    if not slices or len({each.whole for each in slices}) > 1:
         return None
     ordered = sorted(slices, key=lambda each: each.rows.start)
     if any(one.rows.stop > other.rows.start for one, other in itertools.pairwise(ordered)):

@@ -20,7 +20,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from mtlkit.gradients.batches import Batches, Member, acts_by_entry, has_rows, sum_rows, weigh_rows
 from mtlkit.gradients.differentiation import differentiate, tapped
-from mtlkit.gradients.linear import LinearNode
+from mtlkit.gradients.linear import LINEAR, LinearNode
 from mtlkit.gradients.losses import StepLosses
 from mtlkit.gradients.walk import Place, Reach, leaf_of
 
@@ -77,7 +77,7 @@ class RowsApart(NamedTuple):
             loss_scale: What the losses are multiplied by.
         """
         ends = accumulate(leaf.numel() for leaf in shared)
-        columns = {id(leaf): slice(end - leaf.numel(), end) for leaf, end in zip(shared, ends, strict=True)}
+        columns = {id(leaf): end - leaf.numel() for leaf, end in zip(shared, ends, strict=True)}
         if sum(leaf.numel() for leaf in self.leaves.values()) < rows.shape[1]:
             rows.zero_()  # some are not reached
         own: OwnGradients = [[] for _ in range(len(losses))]
@@ -135,20 +135,24 @@ class _Pass(NamedTuple):
 
     Attributes:
         rows: The gradients of all tasks ``[K, P]``.
-        columns: Where each leaf is in them, by identity.
+        columns: The first column of each leaf in them, by identity.
         members: The tasks.
         size: How many rows each task has, if they follow on one another: see :class:`Batches`.
     """
 
     rows: Tensor
-    columns: Mapping[int, slice]
+    columns: Mapping[int, int]
     members: Sequence[Member]
     size: int | None
 
+    def _at(self, leaf: Tensor) -> Tensor:
+        """Return the gradients of all tasks at a leaf, to be filled in ``[K, numel]``."""
+        return self.rows.narrow(1, self.columns[id(leaf)], leaf.numel())
+
     def fill(self, layer: LinearNode, x: Tensor | None, back: Tensor | None) -> None:
         """Fill in the tasks' gradients at a layer, from what went in and what came back at the rows of each."""
-        weights = self.rows[:, self.columns[id(layer.weight)]].view(len(self.rows), *layer.weight.shape)
-        biases = None if layer.bias is None else self.rows[:, self.columns[id(layer.bias)]]
+        weights = self._at(layer.weight).view(-1, *layer.weight.shape)
+        biases = None if layer.bias is None else self._at(layer.bias)
         if back is None or x is None:
             for each in (weights, biases):
                 if each is not None:
@@ -163,7 +167,7 @@ def _layers(behind: Reach, n_rows: int) -> list[LinearNode] | None:
     """Return the linear layers behind the features, if there is nothing there but them and what acts by entry."""
     layers, others = [], []
     for node in behind.uses:
-        layer = LinearNode.of(node)
+        layer = LinearNode.of(node) if type(node).__name__ in LINEAR else None
         if layer is not None:
             if not (layer.is_alone(behind.uses) and has_rows(node, n_rows)):
                 return None
@@ -179,7 +183,7 @@ def _layers(behind: Reach, n_rows: int) -> list[LinearNode] | None:
 
 def _acts_by_row(node: Node) -> bool:
     """Return whether each row of what an operation without parameters makes is made of that row of what it is given."""
-    if type(node).__name__ in {"AddmmBackward0", "MmBackward0"}:  # a layer that is not trained
+    if type(node).__name__ in LINEAR:  # a layer that is not trained
         *added, _, (transposed, _) = node.next_functions
         return transposed is None and all(bias is None for bias, _ in added)
     return acts_by_entry(node)
