@@ -5,18 +5,19 @@ Usage: .venv/bin/python benchmarks/memory.py [--workload NAME]... [--strategy NA
 What is counted is what torch allocates on the CPU, from an empty start over three steps: parameters, optimizer,
 activations, gradients, temporaries, and the batch. It is exact, and the same each time. The workloads are those of
 steps.py; both sides step with Adam, fused. What is printed is the peak divided by the plain loop's, and what it is
-above that in gradients of all shared parameters.
+above that in gradients of all shared parameters. Where torchjd is installed, one of its aggregators runs beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from steps import COLUMNS, Workload, plain, weighed, workloads
+from steps import COLUMNS, Workload, plain, torchjd, weighed, workloads
 from torch.profiler import ProfilerActivity, profile
 
 STEPS = 3
@@ -57,6 +58,10 @@ def main() -> None:
                     found[name] = peak(work, lambda copy, name=name: weighed(copy, name))
                     more = (found[name] - hand) / gradient
                     print(f"    {name:20} x{found[name] / hand:.3f}, {more:+.2f} gradients")
+        if importlib.util.find_spec("torchjd") and len(work.inputs) == 1 and work.bank is None:
+            found["torchjd"] = peak(work, lambda copy: torchjd(copy, "MGDA"))
+            more = (found["torchjd"] - hand) / gradient
+            print(f"  {'torchjd MGDA':22} x{found['torchjd'] / hand:.3f}, {more:+.2f} gradients")
     if chosen.json:
         chosen.json.write_text(json.dumps(peaks, indent=2) + "\n", encoding="utf-8")
 
