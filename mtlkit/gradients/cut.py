@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.gradients.differentiation import accumulate, backpropagate, differentiate, filled, scaled, stacked
+from mtlkit.gradients.differentiation import (
+    accumulate,
+    backpropagate,
+    differentiate,
+    filled,
+    room_beside,
+    scaled,
+    stacked,
+)
 from mtlkit.gradients.feature_rows import FeatureRows
 from mtlkit.gradients.heads import (
     HeadGradients,
@@ -161,7 +169,7 @@ class Cut:
         """Backpropagate what the features get in the combination, and what is given for other places."""
         places += [z for z, part in zip(self.features, self.parts, strict=True) if part.tasks]
         gradients += [part.combined(factors) for part in self._parts_for_good() if part.tasks]
-        accumulate(places, gradients, inputs)
+        accumulate(places, gradients, inputs, room=room_beside(self.behind.leaves.values()))
 
     def _parts_for_good(self) -> Iterator[FeatureRows]:
         """Yield what comes back to each z, and forget it: it would take up memory while the encoder's turn comes."""

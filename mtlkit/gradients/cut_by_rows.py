@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from mtlkit.gradients.batches import Batches, acts_by_entry, has_rows, times_by_rows, weigh_rows
-from mtlkit.gradients.differentiation import accumulate, differentiate, scaled
+from mtlkit.gradients.differentiation import accumulate, differentiate, room_beside, scaled
 from mtlkit.gradients.linear import LinearNode
 from mtlkit.gradients.losses import StepLosses
 from mtlkit.gradients.walk import Place, edge_of
@@ -118,7 +118,7 @@ class CutByRows:
             places.append(self.whole)
             gradients.append(total)
         del self.back
-        accumulate(places, gradients)
+        accumulate(places, gradients, room=room_beside(self.batches.behind.leaves.values()))
 
     def _from_layer(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -14,12 +14,19 @@ from torch.autograd.graph import Node, _engine_run_backward
 
 from mtlkit.gradients.walk import Place
 
-__all__ = ["accumulate", "backpropagate", "differentiate", "filled", "scaled", "stacked", "tapped", "unflattened"]
-
+__all__ = [
+    "accumulate",
+    "backpropagate",
+    "differentiate",
+    "filled",
+    "room_beside",
+    "scaled",
+    "stacked",
+    "tapped",
+    "unflattened",
+]
 
 _ENGINE: Any = Variable._execution_engine  # noqa: SLF001 - what torch.autograd.backward and grad call
-HELD = 2**16
-"""Bytes of gradients that may as well be held through the pass that they are given to."""
 _ORDINARY = frozenset({Tensor, nn.Parameter})
 COPIED = 2**12
 """Bytes of a gradient that a leaf may as well copy."""
@@ -118,7 +125,17 @@ def _taps_at(nodes: Sequence[Node], hear: Callable[[Node, Tensor], object]) -> I
             each.remove()
 
 
-def accumulate(places: Sequence[Place], gradients: list[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
+def room_beside(leaves: Iterable[Tensor]) -> int:
+    """Return how many bytes of gradients may as well be held through a pass that gives these leaves theirs.
+
+    A fifth of the leaves is a twentieth of what they take with their gradients and the two moments of Adam.
+    """
+    return sum(leaf.nbytes for leaf in leaves) // 5
+
+
+def accumulate(
+    places: Sequence[Place], gradients: list[Tensor], inputs: Sequence[Tensor] | None = None, *, room: int = 0
+) -> None:
     """Backpropagate gradients from where they are given; into leaves by autograd, so that hooks on them hear of it.
 
     All that is given is given in one pass: there are hooks that wait for the gradients of several leaves.
@@ -127,6 +144,7 @@ def accumulate(places: Sequence[Place], gradients: list[Tensor], inputs: Sequenc
         places: Tensors in the graph, leaves among them, or edges of it.
         gradients: What each is given; a leaf may keep one as it is. The list is emptied.
         inputs: The leaves that it goes to; None for all.
+        room: How many bytes may as well be held through the pass.
     """
     if not places or inputs == []:
         return
@@ -144,7 +162,7 @@ def accumulate(places: Sequence[Place], gradients: list[Tensor], inputs: Sequenc
                 held += size
             elif size > COPIED and type(place) in _ORDINARY:
                 roots[number] = place.view_as(place)  # it makes a view of what it is given, which a leaf keeps
-        if held > HELD:
+        if held > room:
             given = [gradients[number] for number in inner]
             root = _Given.apply(given, *(places[number] for number in inner))  # type: ignore[no-untyped-call]
             for number in reversed(inner):

@@ -16,6 +16,8 @@ from mtlkit.gradients.slices import Slice
 __all__ = ["rows_at_last_layer"]
 
 _ALL = slice(None)
+_RELU_BACKWARD = torch.ops.aten.threshold_backward.grad_input
+_TANH_BACKWARD = torch.ops.aten.tanh_backward.grad_input
 
 
 def rows_at_last_layer(
@@ -42,6 +44,10 @@ def rows_at_last_layer(
     inputs = [source.inputs for source in found]
     if any(not z.dtype == x.dtype == weight.dtype for z, x in zip(features, inputs, strict=True)):
         return None
+    if len(found) == 1 and len(parts[0].tasks) == n_tasks <= some_within(features[0].nbytes):
+        z, x = features[0].detach(), inputs[0]
+        back = found[0].before_activation(parts[0].rows().view(n_tasks, *z.shape), z, over=parts[0].makes_rows)
+        return torch.bmm(back.mT, x.expand(n_tasks, *x.shape)).flatten(1)  # of all tasks at once
     rows = weight.new_empty(n_tasks, *weight.shape)
     heard: set[int] = set()
     for source, x, z, part in zip(found, inputs, features, parts, strict=True):
@@ -94,9 +100,9 @@ class _Source(NamedTuple):
             return back
         into = back if over else torch.empty_like(back)
         if self.activation == "ReluBackward0":
-            torch.ops.aten.threshold_backward.grad_input(back, z, 0, grad_input=into)
+            _RELU_BACKWARD(back, z, 0, grad_input=into)
         else:
-            torch.ops.aten.tanh_backward.grad_input(back, z, grad_input=into)
+            _TANH_BACKWARD(back, z, grad_input=into)
         return into
 
 
@@ -111,13 +117,8 @@ def _add(rows: Tensor, heard: set[int], source: _Source, x: Tensor, z: Tensor, p
         z: What was made of its outputs ``[B, D]``.
         part: What comes back.
     """
-    n_tasks, at_once = len(part.tasks), some_within(z.nbytes)
-    if n_tasks == rows.shape[0] <= at_once and not heard:
-        back = source.before_activation(part.rows().view(n_tasks, *z.shape), z, over=part.makes_rows)
-        torch.bmm(back.mT, x.expand(n_tasks, *x.shape), out=rows)
-        heard.update(part.tasks)
-        return
-    for first in range(0, n_tasks, at_once):
+    at_once = some_within(z.nbytes)
+    for first in range(0, len(part.tasks), at_once):
         tasks = part.tasks[first : first + at_once]
         back = part.rows(slice(first, first + at_once)).view(len(tasks), *z.shape)
         back = source.before_activation(back, z, over=part.makes_rows)
