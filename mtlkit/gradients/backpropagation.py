@@ -22,6 +22,7 @@ from mtlkit.gradients.places import Features, Shared, features_of
 from mtlkit.gradients.walk import Place
 from mtlkit.solvers.finite import NotFinite
 from mtlkit.strategies.base import Needs, Over, Strategy, Weighting
+from mtlkit.strategies.numbers import diagonal_of
 
 __all__ = ["backward"]
 
@@ -91,7 +92,7 @@ def backward(  # noqa: PLR0913 - one for each thing that a loop may know
         graph = differentiated(step, over, features, shared, strategy, loss_scale)
         gramian = None if graph is None else _at(seen.device, graph.gramian())
         if graph is not None and gramian is not None:
-            norms = [math.sqrt(abs(square)) for square in gramian.diagonal().tolist()]
+            norms = [math.sqrt(abs(square)) for square in diagonal_of(gramian)]
             if loss_scale != 1 and not all(map(math.isfinite, norms)):
                 return _overflown(graph, values)
             _check_finite("gradient", step, norms)
