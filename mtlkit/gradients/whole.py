@@ -12,9 +12,9 @@ from torch.autograd.graph import GradientEdge
 from mtlkit.gradients.differentiation import accumulate, differentiate, scaled, unflattened
 from mtlkit.gradients.feature_rows import Columns, FactoredRows
 from mtlkit.gradients.losses import StepLosses, Unit
+from mtlkit.gradients.task_rows import TaskRows
 from mtlkit.gradients.told_apart import OwnGradients, RowsApart
 from mtlkit.gradients.walk import Reach, are_needed_later, edge_of, reach
-from mtlkit.strategies.rows import gramian_of
 
 __all__ = ["Whole"]
 
@@ -44,12 +44,13 @@ class Whole:
         for leaf in self.shared:
             dtype = torch.promote_types(dtype, leaf.dtype)
         size = sum(leaf.numel() for leaf in self.shared)
-        self.rows = torch.empty(len(losses), size, dtype=dtype, device=self.shared[0].device)  # [K, P]
         self.own: OwnGradients = [[] for _ in range(len(losses))]  # each head's parameters, with dL_i/dp
         self.banks: list[FactoredRows] = []
         apart = RowsApart.of(losses, features)
-        if apart is not None and apart.fits(self.shared, dtype):
-            self.own = apart.differentiate(losses, self.shared, self.rows, loss_scale)
+        at_once = apart is not None and apart.fits(self.shared, dtype)
+        self.rows = TaskRows(len(losses), size, dtype, self.shared[0].device, at_once=at_once)
+        if apart is not None and at_once:
+            self.own = apart.differentiate(losses, self.shared, self.rows.body, loss_scale)
             self.is_reached = [key in apart.leaves for key in shared]
         else:
             self.is_reached = self._take_each(losses, shared)
@@ -81,7 +82,8 @@ class Whole:
         gradients.clear()  # or they would stay while the next task's are worked out
         parts = [(found.pop(id(leaf), None), leaf) for leaf in self.shared]
         flat = [leaf.new_zeros(leaf.numel()) if part is None else part.flatten() for part, leaf in parts]
-        torch.cat(flat, out=self.rows[task])
+        del parts
+        self.rows.take(task, flat)
         self.own[task] = [(leaves[key], gradient) for key, gradient in found.items() if gradient is not None]
 
     def _take_bank(
@@ -109,12 +111,12 @@ class Whole:
 
     def gramian(self) -> Tensor:
         """Return the inner products of the tasks' gradients ``[K, K]``, in float64 on the CPU."""
-        products = gramian_of(self.rows)
+        products = self.rows.gramian()
         return products if self.loss_scale == 1 else products / self.loss_scale**2
 
     def jacobian(self) -> Tensor:
         """Return the tasks' gradients ``[K, P]``."""
-        return self.rows / self.loss_scale
+        return self.rows.dense() / self.loss_scale
 
     def backward(self, factors: Sequence[float], head_factors: Sequence[float], direction: Tensor | None) -> None:
         """Add to ``.grad`` what is made of the tasks' gradients; see :class:`~mtlkit.gradients.graph.Graph`."""
@@ -124,10 +126,7 @@ class Whole:
             more = bank.at_layers(head_factors)
             leaves += more[0]
             gradients += more[1]
-        if direction is None:
-            total = self.rows.new_tensor(factors) @ self.rows
-        else:
-            total = direction.to(self.rows) * self.loss_scale
+        total = self.rows.combined(factors) if direction is None else direction.to(self.rows.body) * self.loss_scale
         del self.rows  # or it would take up memory while leaves copy what they are given
         for leaf, part, is_reached in zip(self.shared, unflattened(total, self.shared), self.is_reached, strict=True):
             if is_reached:

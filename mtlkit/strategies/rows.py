@@ -76,16 +76,24 @@ _BLOCK = 2**13
 _SAFE = (1e-12, 1e12)  # norms whose squares, and whose products with each other, stay well inside of float32
 
 
-def gramian_of(rows: Tensor) -> Tensor:
+def gramian_of(rows: Tensor, last: Tensor | None = None) -> Tensor:
     """Return the inner products ``[K, K]`` of rows ``[K, P]``, in float64 on the CPU.
 
     Norms are computed each by itself: a matrix product may round equal rows differently, and equal norms are then not
     equal. Where a norm is far from 1, the rows are scaled first, so that neither 1e-30 nor 1e30 leaves float32 when it
     is squared.
+
+    Args:
+        rows: The rows; with a last one, all before it ``[K - 1, P]``.
+        last: One more that stands elsewhere ``[P]``.
     """
-    norms = _norms(rows)
+    if last is not None and not len(rows):
+        rows, last = last[None], None
+    norms = _norms(rows) + ([] if last is None else _norms(last[None]))
     if _are_safe(norms):
-        return _products(rows, norms)
+        return _products(rows, norms, last)
+    if last is not None:
+        rows = torch.cat((rows, last[None]))
     scaled, scale = _scaled(rows)
     return _products(scaled, _norms(scaled)) * scale * scale.T
 
@@ -119,21 +127,28 @@ def _norms_one_by_one(tensors: Sequence[Tensor]) -> list[float]:
     return norms
 
 
-def _products(rows: Tensor, norms: Sequence[float]) -> Tensor:
+def _products(rows: Tensor, norms: Sequence[float], last: Tensor | None = None) -> Tensor:
+    products = _products_of_rows(rows)
+    if last is not None:
+        across = (rows @ last).to(products)
+        products = torch.cat((torch.cat((products, across[:, None]), 1), torch.cat((across, across[:1]))[None]))
     squares = [norm * norm for norm in norms]
-    if rows.nbytes <= _MANY:
-        products = rows @ rows.t()
-        if len(squares) <= FEW:
-            few: list[list[float]] = products.tolist()
-            for place, square in enumerate(squares):
-                few[place][place] = square
-            return tensor_of(chain.from_iterable(few), _DOUBLE).view(len(few), -1)
-    else:
-        size = rows.shape[1] // _BLOCK * _BLOCK
-        blocks = rows[:, :size].unflatten(1, (-1, _BLOCK)).transpose(0, 1)  # [P / block, K, block]
-        products = torch.bmm(blocks, blocks.mT).sum(0, dtype=torch.float64)
-        if size < rows.shape[1]:
-            products += rows[:, size:] @ rows[:, size:].t()
+    if len(squares) <= FEW:
+        few: list[list[float]] = products.tolist()
+        for place, square in enumerate(squares):
+            few[place][place] = square
+        return tensor_of(chain.from_iterable(few), _DOUBLE).view(len(few), -1)
     array = products.double().cpu().numpy()
     array.flat[:: len(squares) + 1] = squares
     return torch.from_numpy(array)
+
+
+def _products_of_rows(rows: Tensor) -> Tensor:
+    if rows.nbytes <= _MANY:
+        return rows @ rows.t()
+    size = rows.shape[1] // _BLOCK * _BLOCK
+    blocks = rows[:, :size].unflatten(1, (-1, _BLOCK)).transpose(0, 1)  # [P / block, K, block]
+    products = torch.bmm(blocks, blocks.mT).sum(0, dtype=torch.float64)
+    if size < rows.shape[1]:
+        products += rows[:, size:] @ rows[:, size:].t()
+    return products
