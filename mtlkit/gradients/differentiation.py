@@ -19,6 +19,7 @@ __all__ = [
     "backpropagate",
     "differentiate",
     "filled",
+    "let_go",
     "room_beside",
     "scaled",
     "stacked",
@@ -164,7 +165,7 @@ def accumulate(
                 roots[number] = place.view_as(place)  # it makes a view of what it is given, which a leaf keeps
         if held > room:
             given = [gradients[number] for number in inner]
-            root = _Given.apply(given, *(places[number] for number in inner))  # type: ignore[no-untyped-call]
+            root = let_go([places[number] for number in inner], given)
             for number in reversed(inner):
                 del roots[number], gradients[number]
             roots.append(root)
@@ -173,8 +174,18 @@ def accumulate(
     gradients.clear()
 
 
+def let_go(places: Sequence[Place], gradients: list[Tensor]) -> Tensor:
+    """Return a scalar from which, whatever its seed, each tensor among the places gets the gradient that is given.
+
+    The list is emptied in the pass: the engine holds on to what its roots themselves are given.
+    """
+    with torch.enable_grad():
+        root: Tensor = _Given.apply(gradients, *places)  # type: ignore[no-untyped-call]
+    return root
+
+
 class _Given(torch.autograd.Function):
-    """A scalar whose gradients are given and let go of: the engine holds on to what its roots themselves are given."""
+    """A scalar whose gradients are given and let go of."""
 
     @staticmethod
     def forward(ctx: Any, gradients: list[Tensor], *_: Tensor) -> Tensor:

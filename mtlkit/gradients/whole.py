@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mtlkit.gradients.differentiation import accumulate, differentiate, scaled, unflattened
+from mtlkit.gradients.differentiation import accumulate, differentiate, let_go, room_beside, scaled, unflattened
 from mtlkit.gradients.feature_rows import Columns, FactoredRows
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.task_rows import TaskRows
 from mtlkit.gradients.told_apart import OwnGradients, RowsApart
-from mtlkit.gradients.walk import Reach, are_needed_later, edge_of, reach
+from mtlkit.gradients.walk import Place, Reach, are_needed_later, edge_of, reach
 
 __all__ = ["Whole"]
 
@@ -35,6 +35,7 @@ class Whole:
     def __init__(
         self, losses: StepLosses, parameters: Sequence[Tensor], features: Sequence[Tensor], loss_scale: float
     ) -> None:
+        self.features = features
         self.loss_scale = loss_scale
         # All that was given, in its order: a strategy that remembers gradients meets each entry at one place, whichever
         # tasks are present and however they reach it.
@@ -67,13 +68,14 @@ class Whole:
             if each.leaves.keys().isdisjoint(shared):
                 name = losses.names[unit.tasks[0]]
                 raise ValueError(f"the loss of {name} does not depend on the shared parameters that were given")
-        for unit, layer, each, keep in zip(units, layers, reached, are_needed_later(reached), strict=True):
+        kept = are_needed_later(reached)
+        for number, (unit, layer, each, keep) in enumerate(zip(units, layers, reached, kept, strict=True), 1):
             if layer is None:
                 (task,) = unit.tasks
                 seeds = losses.seed(self.loss_scale)
                 self._take(task, each.leaves, differentiate([unit.root], [*each.leaves.values()], seeds, keep=keep))
             else:
-                self._take_bank(unit, layer, each.leaves, self.loss_scale, keep=keep)
+                self._take_bank(unit, layer, each.leaves, reached[number:], keep=keep)
         return [any(key in each.leaves for each in reached) for key in shared]
 
     def _take(self, task: int, leaves: Mapping[int, Tensor], gradients: list[Tensor | None]) -> None:
@@ -87,7 +89,7 @@ class Whole:
         self.own[task] = [(leaves[key], gradient) for key, gradient in found.items() if gradient is not None]
 
     def _take_bank(
-        self, unit: Unit, layer: Columns, leaves: Mapping[int, Tensor], loss_scale: float, *, keep: bool
+        self, unit: Unit, layer: Columns, leaves: Mapping[int, Tensor], later: Sequence[Reach], *, keep: bool
     ) -> None:
         """Copy what is shared of the gradients of a bank's tasks; each goes through the encoder, none through the bank.
 
@@ -95,18 +97,25 @@ class Whole:
         times its rows of the weight.
         """
         node = layer.layer
-        seeds = [] if unit.bank is None else [torch.full_like(unit.bank.losses, loss_scale)]
-        (back,) = differentiate([unit.root], [GradientEdge(node.node, 0)], seeds)
+        seeds = [] if unit.bank is None else [torch.full_like(unit.bank.losses, self.loss_scale)]
+        above = reach([edge_of(unit.root)], {(node.node, 0)}).uses.keys()
+        is_shared = any(not above.isdisjoint(each.uses) for each in later)
+        (back,) = differentiate([unit.root], [GradientEdge(node.node, 0)], seeds, keep=is_shared)
         if back is None:
             raise ValueError("the losses of a bank do not depend on its outputs")
         found = FactoredRows(node.inputs, [(layer, back)])
         self.banks.append(found)
         behind = {key: leaf for key, leaf in leaves.items() if leaf is not node.weight and leaf is not node.bias}
         below: Any = node.below
+        z = next((z for z in self.features if edge_of(z) == below and z.nbytes > room_beside(behind.values())), None)
         last = len(found.tasks) - 1
         for number, task in enumerate(found.tasks):
-            row = found.rows(slice(number, number + 1)).view(node.inputs.shape)
-            gradients = differentiate([GradientEdge(*below)], [*behind.values()], [row], keep=keep or number < last)
+            seeds = [found.rows(slice(number, number + 1)).view(node.inputs.shape)]
+            root: Place = GradientEdge(*below)
+            if z is not None:  # what it is given then need not be held through the pass
+                root = let_go([z], seeds)
+                seeds = [root.detach()]
+            gradients = differentiate([root], [*behind.values()], seeds, keep=keep or number < last)
             self._take(task, behind, gradients)
 
     def gramian(self) -> Tensor:
