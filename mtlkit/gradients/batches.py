@@ -15,6 +15,7 @@ from torch.autograd.graph import Node
 from mtlkit.gradients.losses import StepLosses, Unit
 from mtlkit.gradients.slices import slices_of
 from mtlkit.gradients.walk import Edge, Reach, are_apart, edge_of, reach
+from mtlkit.strategies.numbers import tensor_of
 
 __all__ = ["Batches", "Member", "acts_by_entry", "has_rows", "sum_rows", "times_by_rows", "weigh_rows"]
 
@@ -135,7 +136,7 @@ def times_by_rows(members: Sequence[Member], size: int | None, back: Tensor, fac
         if factors[0] == 1 and all(factor == 1 for factor in factors):
             return back
         each: Tensor = back.unflatten(0, (-1, size))
-        return (each * back.new_tensor(factors).view(-1, *[1] * back.ndim)).view_as(back)
+        return (each * tensor_of(factors, back).view(-1, *[1] * back.ndim)).view_as(back)
     total = torch.zeros_like(back)
     for task, _, rows, _ in members:
         torch.mul(back[rows], factors[task], out=total[rows])

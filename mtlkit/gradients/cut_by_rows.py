@@ -13,6 +13,7 @@ from mtlkit.gradients.differentiation import accumulate, differentiate, room_bes
 from mtlkit.gradients.linear import LinearNode
 from mtlkit.gradients.losses import StepLosses
 from mtlkit.gradients.walk import Place, edge_of
+from mtlkit.strategies.numbers import tensor_of
 from mtlkit.strategies.rows import gramian_of, norms_of_each
 
 __all__ = ["CutByRows"]
@@ -131,7 +132,7 @@ class CutByRows:
         """Say what the layer's parameters get, and what went into it."""
         back = times_by_rows(self.members, self.batches.size, self.back, factors)
         if direction is None:
-            at_weight = self.rows.new_tensor(factors) @ self.rows.flatten(1)
+            at_weight = tensor_of(factors, self.rows) @ self.rows.flatten(1)
         else:
             at_weight = direction.to(self.rows) * self.loss_scale
         del self.rows

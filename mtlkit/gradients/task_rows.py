@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mtlkit.strategies.numbers import tensor_of
 from mtlkit.strategies.rows import gramian_of
 
 __all__ = ["TaskRows"]
@@ -31,8 +32,8 @@ class TaskRows:
     """
 
     def __init__(self, n_tasks: int, size: int, dtype: torch.dtype, device: torch.device, *, at_once: bool) -> None:
-        self.n_tasks = n_tasks
-        self.body = torch.empty(n_tasks if at_once else n_tasks - 1, size, dtype=dtype, device=device)
+        self.height = n_tasks if at_once else n_tasks - 1  # of the body
+        self.body = torch.empty(self.height, size, dtype=dtype, device=device)
         self.last: Tensor | None = None  # [P]
         self.order = list(range(n_tasks)) if at_once else []  # the task of each row, that of the last at the end
 
@@ -40,7 +41,7 @@ class TaskRows:
         """Copy the gradient of a task, given in parts, to a row."""
         place = len(self.order)
         self.order.append(task)
-        if place < len(self.body):
+        if place < self.height:
             torch.cat(tuple(parts), out=self.body[place])
         else:
             self.last = torch.cat(tuple(parts)).to(self.body)
@@ -48,7 +49,7 @@ class TaskRows:
     def gramian(self) -> Tensor:
         """Return the inner products ``[K, K]``, in float64 on the CPU, task by task."""
         products = gramian_of(self.body, self.last)
-        if self.order == sorted(self.order):
+        if self.last is None or self.order == sorted(self.order):
             return products
         places = torch.tensor(self.order).argsort()
         return products[places[:, None], places]
@@ -61,7 +62,7 @@ class TaskRows:
 
     def combined(self, factors: Sequence[float]) -> Tensor:
         """Return their sum, each times its factor ``[P]``."""
-        own = self.body.new_tensor([factors[task] for task in self.order[: len(self.body)]])
         if self.last is None:
-            return own @ self.body
+            return tensor_of(factors, self.body) @ self.body
+        own = self.body.new_tensor([factors[task] for task in self.order[: self.height]])
         return torch.addmv(self.last, self.body.t(), own, beta=factors[self.order[-1]])

@@ -43,7 +43,8 @@ class Whole:
         self.shared = list(shared.values())
         dtype = torch.float32
         for leaf in self.shared:
-            dtype = torch.promote_types(dtype, leaf.dtype)
+            if leaf.dtype is not dtype:
+                dtype = torch.promote_types(dtype, leaf.dtype)
         size = sum(leaf.numel() for leaf in self.shared)
         self.own: OwnGradients = [[] for _ in range(len(losses))]  # each head's parameters, with dL_i/dp
         self.banks: list[FactoredRows] = []
