@@ -100,7 +100,7 @@ class DenseRows:
     def combined(self, factors: Sequence[float]) -> Tensor:
         """Return what z gets, of its shape and dtype, from a factor for each task of the step ``[K]``."""
         own = [factors[task] for task in self.tasks]
-        total = self.values * own[0] if len(own) == 1 else self.values.new_tensor(own) @ self.values
+        total = self.values * own[0] if len(own) == 1 else tensor_of(own, self.values) @ self.values
         return total.reshape(self.z.shape).to(self.z.dtype)
 
     def at_layers(self, factors: Sequence[float]) -> Given:  # noqa: ARG002 - it knows of no layer

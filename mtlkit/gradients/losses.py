@@ -13,6 +13,7 @@ from torch.autograd.graph import GradientEdge
 from mtlkit.gradients.bank import BankLosses, free_places, joined
 from mtlkit.gradients.walk import Place
 from mtlkit.strategies.base import Strategy
+from mtlkit.strategies.numbers import tensor_of
 
 __all__ = ["Losses", "StepLosses", "Unit", "check", "names_of", "single"]
 
@@ -95,7 +96,7 @@ class StepLosses:
     def _vector(self, factors: Sequence[float] | float) -> Tensor:
         if isinstance(factors, float):
             return self.values.new_full(self.values.shape, factors)
-        return self.values.new_tensor(factors)
+        return tensor_of(factors, self.values)
 
     @cached_property
     def names(self) -> list[str]:

@@ -64,5 +64,7 @@ class TaskRows:
         """Return their sum, each times its factor ``[P]``."""
         if self.last is None:
             return tensor_of(factors, self.body) @ self.body
-        own = self.body.new_tensor([factors[task] for task in self.order[: self.height]])
+        if not self.height:
+            return self.last * factors[0]
+        own = tensor_of([factors[task] for task in self.order[: self.height]], self.body)
         return torch.addmv(self.last, self.body.t(), own, beta=factors[self.order[-1]])
