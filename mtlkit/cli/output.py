@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -215,14 +215,25 @@ def command_output(function: Callable[..., None]) -> Callable[..., None]:
                 output.fail(error)
                 sys.exit(error.exit_code)
             except KeyboardInterrupt:
-                stopped = Stopped("Stopped at once. What was saved before is as it was.", signal.SIGINT)
-                output.fail(stopped)
-                sys.exit(stopped.exit_code)
+                _stop_at_once(output)
             except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
                 raise
-            except Exception:  # noqa: BLE001 - whatever comes here is a bug, and says so
+            except Exception as error:  # noqa: BLE001 - whatever comes here is a bug, and says so
+                if _is_ctrl_c(error):
+                    _stop_at_once(output)
                 echo(traceback.format_exc(), err=True)
                 click.echo("Error: this is a bug in mtlkit; please report it with the lines above.", err=True)
                 sys.exit(1)
 
     return wrapped
+
+
+def _is_ctrl_c(error: Exception) -> bool:
+    """Return whether an error is Ctrl-C, which pydantic tells of as its own where it came while a schema was built."""
+    return type(error).__module__.startswith("pydantic") and KeyboardInterrupt.__name__ in str(error)
+
+
+def _stop_at_once(output: Output) -> NoReturn:
+    stopped = Stopped("Stopped at once. What was saved before is as it was.", signal.SIGINT)
+    output.fail(stopped)
+    sys.exit(stopped.exit_code)

@@ -8,11 +8,13 @@ import os
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
+from pydantic_core import SchemaError
 
 from mtlkit.cli import main
-from mtlkit.cli.output import Output, Table, printable
+from mtlkit.cli.output import Output, Table, command_output, printable
 from mtlkit.cli.progress import show_progress
 from mtlkit.engine.events import RunStarted
 
@@ -78,3 +80,33 @@ def test_a_folder_with_brackets_is_no_markup(monkeypatch, tmp_path):
         for listener in listeners:
             listener(RunStarted(Path("[/x]\x1b[2J"), ("digit",), step=0, steps=1, steps_per_epoch=1))
     assert "[/x]\\x1b[2J" in screen.getvalue()
+
+
+class TestCommandOutput:
+    """What ends a command is told of, and is its exit code."""
+
+    @staticmethod
+    def ended(error):
+        @click.command()
+        @command_output
+        def command(output):
+            raise error
+
+        return CliRunner().invoke(command, [])
+
+    @pytest.mark.parametrize(
+        "error",
+        [KeyboardInterrupt(), SchemaError('Error building "literal" validator:\n  KeyboardInterrupt: ')],
+    )
+    def test_ctrl_c_is_no_bug_wherever_it_came(self, error):
+        """While pydantic builds a schema, it is told of as an error of the schema."""
+        result = self.ended(error)
+        assert result.exit_code == 130
+        assert "Stopped at once." in result.output
+        assert "bug" not in result.output
+
+    @pytest.mark.parametrize("error", [SchemaError("Invalid Schema"), ValueError("KeyboardInterrupt")])
+    def test_anything_else_is_one(self, error):
+        result = self.ended(error)
+        assert result.exit_code == 1
+        assert "this is a bug in mtlkit" in result.output
