@@ -11,6 +11,8 @@ from torch.optim import optimizer as hooks_of_all
 
 __all__ = ["step"]
 
+_WRAPPER = Optimizer.profile_hook_step(lambda _: None).__code__  # of what torch makes of the step of each class
+
 
 def step(optimizer: Optimizer) -> None:
     """Let an optimizer take its step and forget the gradients: ``optimizer.step()`` and ``optimizer.zero_grad()``.
@@ -38,7 +40,9 @@ def step(optimizer: Optimizer) -> None:
 def _bare_step(optimizer: Optimizer) -> Callable[[Optimizer], Any] | None:
     """Return the step of the optimizer's class as it was written; None where it may not be what should be called."""
     wrapped = type(optimizer).step
-    if not getattr(wrapped, "hooked", False) or "step" in vars(optimizer):  # where a scheduler puts one that counts
+    if getattr(wrapped, "__code__", None) is not _WRAPPER:
+        return None
+    if "step" in vars(optimizer):  # where a scheduler puts one that counts
         return None
     hooks = (
         optimizer._optimizer_step_pre_hooks,  # noqa: SLF001 - torch has no other way to ask

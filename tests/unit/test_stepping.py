@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 
 import pytest
@@ -32,6 +33,17 @@ class Late(Own):
 
     def zero_grad(self):
         super().zero_grad(set_to_none=False)
+
+
+class Announced(Own):
+    """One that wraps the step of another, and says that it does."""
+
+    said = ()
+
+    @functools.wraps(Own.step)
+    def step(self, closure=None):
+        self.said = (*self.said, "a step")
+        super().step(closure)
 
 
 def trained(net):
@@ -82,6 +94,27 @@ def test_a_zero_grad_of_its_own_is_called():
     net = trained(network())
     mtlkit.step(Late(net.parameters()))
     assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("parent_first", [True, False])
+def test_a_step_that_wraps_another_is_called(parent_first):
+    """Also where torch has put its own around that other one by then, and its marks came along."""
+    net = trained(network())
+    if parent_first:
+        Own(net.parameters())
+
+        class Later(Own):
+            @functools.wraps(Own.step)
+            def step(self, closure=None):
+                self.said = ("a step",)
+                super().step(closure)
+
+        optimizer = Later(net.parameters())
+    else:
+        optimizer = Announced(net.parameters())
+    mtlkit.step(optimizer)
+    assert optimizer.said == ("a step",)
+    assert not torch.equal(net[0].bias, network()[0].bias)
 
 
 def test_hooks_of_the_optimizer_are_called():
