@@ -86,7 +86,7 @@ class StepLosses:
         are_single = len(self._single) == len(roots)
         if are_single and isinstance(self._given, Tensor):
             return [self._given], [self._vector(factors)]
-        if are_single and isinstance(factors, float):
+        if are_single and not isinstance(factors, Sequence):
             return roots, self.seed(factors) * len(roots)  # the same for all: it is only read
         seeds = self._vector(factors)
         if are_single:
@@ -94,9 +94,9 @@ class StepLosses:
         return roots, [seeds[unit.tasks[0] if unit.bank is None else list(unit.tasks)] for unit in self.units]
 
     def _vector(self, factors: Sequence[float] | float) -> Tensor:
-        if isinstance(factors, float):
-            return self.values.new_full(self.values.shape, factors)
-        return tensor_of(factors, self.values)
+        if isinstance(factors, Sequence):
+            return tensor_of(factors, self.values)
+        return self.values.new_full(self.values.shape, factors)
 
     @cached_property
     def names(self) -> list[str]:

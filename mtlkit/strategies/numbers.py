@@ -33,7 +33,7 @@ def diagonal_of(matrix: Tensor) -> list[float]:
 
 def write(values: Sequence[float], into: Tensor) -> None:
     """Write numbers, one at least, over those that a tensor holds."""
-    if into.is_cpu:
+    if into.is_cpu and into.dtype is torch.float64:  # NumPy does not know all of torch's dtypes
         into.numpy()[...] = values  # its own memory: copy_ takes twice as long
     else:
         into.copy_(_fresh(values))

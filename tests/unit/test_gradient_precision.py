@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mtlkit import backward
-from mtlkit.strategies import MGDA, GradNorm, Needs, Over, Strategy, Uncertainty, Weighting
+from mtlkit.strategies import MGDA, STCH, GradNorm, GradVac, Needs, Over, Strategy, Uncertainty, Weighting
 
 WEIGHTS = [0.5, 2.0, 1.25]
 over_each = pytest.mark.parametrize("over", [None, *Over])
@@ -56,6 +56,30 @@ class Model(nn.Module):
 def assert_near(found, expected, half):
     """Check that they differ by no more than what some roundings of the precision add up to."""
     assert (found - expected).norm() <= 4 * torch.finfo(half).eps * expected.norm()
+
+
+@over_each
+@heads_each
+def test_a_loss_scale_may_be_a_whole_number(over, heads):
+    found = []
+    for loss_scale in (1024, 1024.0):
+        model = Model(heads)
+        z, losses = model(None)
+        backward(losses, strategy=Constant(over), features=z, shared=model.encoder, loss_scale=loss_scale)
+        found.append(model.gradients)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("kind", [GradNorm, GradVac, STCH])
+def test_state_that_was_cast_along_with_a_model_is_written_to(kind):
+    """As where a strategy is part of a model that goes to bfloat16."""
+    model, strategy = Model(), kind(3).to(torch.bfloat16)
+    before = {name: state.clone() for name, state in strategy.state_dict().items()}
+    for _ in range(2):
+        z, losses = model(None)
+        backward(losses, strategy=strategy, features=z, shared=model.encoder)
+    changed = [name for name, state in strategy.state_dict().items() if not torch.equal(state, before[name])]
+    assert any(strategy.state_dict()[name].dtype is torch.bfloat16 for name in changed)
 
 
 @over_each
