@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from mtlkit.gradients.batches import Batches, acts_by_entry, has_rows, times_by_rows, weigh_rows
-from mtlkit.gradients.differentiation import accumulate, differentiate, room_beside, scaled
+from mtlkit.gradients.differentiation import accumulate, differentiate, is_heard, paired, room_beside, scaled
 from mtlkit.gradients.linear import LinearNode
 from mtlkit.gradients.losses import StepLosses
 from mtlkit.gradients.walk import Place, edge_of
@@ -50,8 +50,7 @@ class CutByRows:
         self.own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(losses))]
         gradients = iter(found)
         for member in self.members:
-            pairs = zip(member.leaves, gradients, strict=False)
-            self.own[member.task] = [(leaf, gradient) for leaf, gradient in pairs if gradient is not None]
+            self.own[member.task] = paired(member.leaves, gradients)
         if layer is not None:
             self.rows = self.back.new_empty(len(losses), *layer.weight.shape)  # [K, D, D before]
             weigh_rows(self.members, batches.size, layer.inputs, self.back, self.rows)
@@ -61,12 +60,12 @@ class CutByRows:
         cls, losses: StepLosses, features: Sequence[Tensor], weights: Sequence[Tensor] | None, loss_scale: float
     ) -> CutByRows | None:
         """Recognise such tasks, and the layer; None where there is something else. Nothing is differentiated then."""
-        batches = Batches.of(losses, features)
-        if batches is None or len(batches.rounds) > 1:
-            return None
         whole = features[0]._base  # noqa: SLF001 - what it is a view of
         # Hooks are for the weighted gradients, which slices get nothing of here.
-        if whole is None or edge_of(whole) != batches.whole or any(map(_is_heard, (whole, *features))):
+        if whole is None or any(map(is_heard, (whole, *features))):
+            return None
+        batches = Batches.of(losses, features)
+        if batches is None or len(batches.rounds) > 1 or edge_of(whole) != batches.whole:
             return None
         if weights is None:
             return cls(losses, batches, whole, None, loss_scale)
@@ -145,10 +144,6 @@ class CutByRows:
         if below is not None:
             places.append(GradientEdge(below, number))
             gradients.append(back @ layer.transposed.t())
-
-
-def _is_heard(tensor: Tensor) -> bool:
-    return bool(tensor._backward_hooks) or tensor.retains_grad  # noqa: SLF001
 
 
 def _last_layer(batches: Batches) -> LinearNode | None:

@@ -19,7 +19,9 @@ __all__ = [
     "backpropagate",
     "differentiate",
     "filled",
+    "is_heard",
     "let_go",
+    "paired",
     "room_beside",
     "scaled",
     "stacked",
@@ -78,12 +80,17 @@ def _run(
     return found
 
 
+def is_heard(tensor: Tensor) -> bool:
+    """Return whether somebody hears of what comes back to a tensor: a hook on it, or who has it retain its gradient."""
+    return bool(tensor._backward_hooks) or tensor.retains_grad  # noqa: SLF001
+
+
 def _unheard(places: Sequence[Place]) -> AbstractContextManager[None]:
     """Keep a pass that measures from tensors' own hooks and retained gradients: what is for them is the final pass.
 
     Autograd calls the hooks of what it differentiates with respect to, so that each would act on a gradient twice.
     """
-    heard = [place for place in places if isinstance(place, Tensor) and (place._backward_hooks or place.retains_grad)]  # noqa: SLF001
+    heard = [place for place in places if isinstance(place, Tensor) and is_heard(place)]
     return _silenced(heard) if heard else nullcontext()
 
 
@@ -197,6 +204,11 @@ class _Given(torch.autograd.Function):
         given = (None, *ctx.gradients)
         ctx.gradients.clear()
         return given
+
+
+def paired(leaves: Iterable[Tensor], gradients: Iterator[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+    """Take a gradient for each leaf, and return the leaves that have one, each with it."""
+    return [(leaf, gradient) for leaf in leaves if (gradient := next(gradients)) is not None]
 
 
 def scaled(

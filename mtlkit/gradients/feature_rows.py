@@ -26,6 +26,8 @@ __all__ = ["Columns", "DenseRows", "FactoredRows", "FeatureRows", "some_within"]
 EVERY = slice(None)
 AT_ONCE = 2**18
 """Bytes of gradients at the features that are written down at a time, where they are no more than passed through."""
+_SMALL = 2**18
+"""Numbers in two factors up to which what it takes to start a product counts for more than the product."""
 
 Given = tuple[list[Tensor], list[Tensor]]  # parameters, and what they are given
 
@@ -188,7 +190,7 @@ class FactoredRows:
             return torch.stack(parts).sum(0)
         # tr((G_i W_i)' G_j W_j) = sum over outputs of (G_i' G_j) * (W_i W_j'): no gradient is written down.
         back, weights = self.back.double(), self.weights.double()
-        if back.is_cpu and n_outputs * (n_rows + n_features) <= AT_ONCE:  # NumPy takes less to start a product
+        if back.is_cpu and n_outputs * (n_rows + n_features) <= _SMALL:  # NumPy takes less to start a product
             products = (back.numpy().T @ back.numpy()) * (weights.numpy() @ weights.numpy().T)  # [C, C]
         else:
             products = ((back.t() @ back) * (weights @ weights.t())).cpu().numpy()

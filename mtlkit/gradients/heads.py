@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
 
-from mtlkit.gradients.differentiation import differentiate, tapped
+from mtlkit.gradients.differentiation import differentiate, paired, tapped
 from mtlkit.gradients.feature_rows import Columns, DenseRows, FactoredRows, FeatureRows
 from mtlkit.gradients.linear import LINEAR, LinearNode
 from mtlkit.gradients.losses import StepLosses, Unit
@@ -116,7 +116,7 @@ def differentiate_at_once(
     parts = [reading.taken(gradients, heard) for reading in told]
     own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(losses))]
     for unit, each in zip(losses.units, leaves, strict=True):
-        own[unit.tasks[0]] = _given(each, gradients)
+        own[unit.tasks[0]] = paired(each, gradients)
     return HeadGradients(parts, own)
 
 
@@ -132,12 +132,8 @@ def differentiate_one_by_one(
             gradient = next(gradients)
             if gradient is not None:
                 rows[task] = gradient
-        own.append(_given(wanted, gradients))
+        own.append(paired(wanted, gradients))
     return HeadGradients([DenseRows.of(z, rows) for z, rows in zip(features, found, strict=True)], own)
-
-
-def _given(leaves: Sequence[Tensor], gradients: Gradients) -> list[tuple[Tensor, Tensor]]:
-    return [(leaf, gradient) for leaf in leaves if (gradient := next(gradients)) is not None]
 
 
 def _readers(features: Sequence[Tensor], reached: Sequence[Reach]) -> list[tuple[Tensor, Readers]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from mtlkit.gradients.batches import Batches, Member, acts_by_entry, has_rows, sum_rows, weigh_rows
-from mtlkit.gradients.differentiation import differentiate, tapped
+from mtlkit.gradients.differentiation import differentiate, paired, tapped
 from mtlkit.gradients.linear import LINEAR, LinearNode
 from mtlkit.gradients.losses import StepLosses
 from mtlkit.gradients.walk import Place, Reach, leaf_of
@@ -126,8 +126,7 @@ class RowsApart(NamedTuple):
         for layer in ahead.values():
             each.fill(layer, None, None)
         for member in each.members:
-            pairs = zip(member.leaves, found, strict=False)
-            own[member.task] = [(leaf, gradient) for leaf, gradient in pairs if gradient is not None]
+            own[member.task] = paired(member.leaves, found)
 
 
 class _Pass(NamedTuple):
