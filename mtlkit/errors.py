@@ -31,6 +31,7 @@ __all__ = [
     "Stopped",
     "StorageError",
     "closest",
+    "is_ctrl_c",
 ]
 
 
@@ -169,6 +170,11 @@ def closest(word: object, known: Sequence[str], *, kind: str = "Known") -> str:
     near.sort(key=lambda each: _slips(str(word), each))
     guess = f"Did you mean '{near[0]}'? " if near else ""
     return f"{guess}{kind}: {', '.join(known) if known else 'none'}."
+
+
+def is_ctrl_c(error: Exception) -> bool:
+    """Return whether an error is Ctrl-C, which pydantic tells of as its own where it came while a schema was built."""
+    return type(error).__module__.startswith("pydantic") and KeyboardInterrupt.__name__ in str(error)
 
 
 def _slips(word: str, meant: str) -> int:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic_core import to_jsonable_python
 
-from mtlkit.errors import ConfigError, PluginError
+from mtlkit.errors import ConfigError, PluginError, is_ctrl_c
 from mtlkit.problems import as_json, problems_of
 from mtlkit.yamlfile import Document, SettingPath
 
@@ -125,7 +125,7 @@ def _adapter(annotation: Any, option: str, component: str) -> TypeAdapter[Any]:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=_SETTINGS)
         adapter.json_schema()
     except Exception as error:  # pydantic's own errors here have no common root
-        if KeyboardInterrupt.__name__ in str(error):  # Ctrl-C, told of by pydantic as its own error
+        if is_ctrl_c(error):
             raise KeyboardInterrupt from error
         raise PluginError(
             f"Option '{option}' of {component} cannot be checked by its annotation {annotation}: an option is "

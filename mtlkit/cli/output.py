@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mtlkit.errors import ConfigError, MtlkitError, Stopped
+from mtlkit.errors import ConfigError, MtlkitError, Stopped, is_ctrl_c
 from mtlkit.plainjson import dumps
 
 if TYPE_CHECKING:
@@ -219,18 +219,13 @@ def command_output(function: Callable[..., None]) -> Callable[..., None]:
             except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever comes here is a bug, and says so
-                if _is_ctrl_c(error):
+                if is_ctrl_c(error):
                     _stop_at_once(output)
                 echo(traceback.format_exc(), err=True)
                 click.echo("Error: this is a bug in mtlkit; please report it with the lines above.", err=True)
                 sys.exit(1)
 
     return wrapped
-
-
-def _is_ctrl_c(error: Exception) -> bool:
-    """Return whether an error is Ctrl-C, which pydantic tells of as its own where it came while a schema was built."""
-    return type(error).__module__.startswith("pydantic") and KeyboardInterrupt.__name__ in str(error)
 
 
 def _stop_at_once(output: Output) -> NoReturn:
